@@ -1,0 +1,179 @@
+"""What the server asks of its four backends: message log, history, session store, relations.
+
+Each is a Protocol class with one contract suite in tests/contracts that every implementation passes. Look-ups may be
+slow or fail; a failure is a `BackendUnavailable`, never an empty answer. Holds no implementation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from chatcore_ext.error_codes import ErrorCode
+
+
+class BackendUnavailable(Exception):
+    """A backend did not answer, or not in time. `code` is what the client is told."""
+
+    def __init__(self, code: ErrorCode, reason: str, *, retry_after_ms: int = 1000) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
+class LogFull(Exception):
+    """The log's queue is full: refuse the send, retryable."""
+
+
+class LogRecord(NamedTuple):
+    """One record of the log. `offset` >= 1 grows by partition; `time` is the log's own (ms since 1970)."""
+
+    offset: int
+    time: int
+    channel: bytes
+    value: bytes
+
+
+class Outcome(NamedTuple):
+    """What became of an appended record. `code` 0: durable at `offset`. Otherwise it is not in the log, unless `uncertain`."""
+
+    token: object
+    partition: int
+    offset: int
+    time: int
+    code: int = 0
+    uncertain: bool = False
+
+
+class MessageLog(Protocol):
+    """The durable, partitioned, append-only log. Keeps whatever it is given: it knows no sessions and drops no copies.
+
+    All callbacks come on the loop's thread, in batches.
+    """
+
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def partitions(self) -> int: ...
+    def partition_of(self, channel: bytes) -> int:
+        """One channel lies in one partition, for as long as the epoch lasts."""
+    async def open(self) -> None: ...
+    async def close(self) -> None:
+        """Writes out what was appended; every append has had its outcome when this returns."""
+    def append(self, channel: bytes, value: bytes, token: object) -> None:
+        """Take a record in without waiting; its outcome comes through `on_outcomes` once. Raises LogFull."""
+    def on_outcomes(self, callback: Callable[[list[Outcome]], None]) -> None: ...
+    async def tail(self, since_ms: int, on_records: Callable[[int, Sequence[LogRecord]], None]) -> None:
+        """Replay every partition from the first record with time >= since_ms, then go on live, for ever.
+
+        Calls on_records(partition, records) in offset order without a gap or a repetition. Returns when all that was in the log
+        when it was called has been handed over; live records go on coming after that.
+        """
+
+
+class HistoryEntry(NamedTuple):
+    """One message as its channel's history has it: later copies of a send are not there. `hash` is the chain after it."""
+
+    id: int
+    prev: int
+    hash: int
+    time: int
+    sender: bytes
+    body: bytes
+
+
+class Head(NamedTuple):
+    """A channel's last message; id 0 and hash 0: it has none. `time` is the log's."""
+
+    id: int
+    hash: int
+    time: int
+
+
+class History(Protocol):
+    """What was said, by channel. May lag behind the log; says nothing of what the log does not hold."""
+
+    async def heads(self, channels: Sequence[bytes]) -> list[Head]: ...
+    async def after(self, channel: bytes, after: int, limit: int) -> list[HistoryEntry]:
+        """The first `limit` entries with id > after, ascending."""
+    async def before(self, channel: bytes, before: int, limit: int) -> list[HistoryEntry]:
+        """The last `limit` entries with id < before, ascending."""
+    async def find(self, channel: bytes, session: int, seq: int) -> int:
+        """The id of the first copy of this send, 0 if history does not have it (yet)."""
+
+
+class Conversation(NamedTuple):
+    """A group or private chat of a player: last id, read mark, number of messages after it (at most 1,000)."""
+
+    channel: bytes
+    head: int
+    read: int
+    unread: int
+
+
+class ResumeState(NamedTuple):
+    """All that a resume needs beside its ticket, by one call."""
+
+    ended: bool                          # the session was logged out or replaced: the ticket is void
+    directs: list[Conversation]          # private chats, newest first
+    blocks: list[bytes]                  # whom the player has blocked
+
+
+class SessionStore(Protocol):
+    """Sessions, presence, read marks, inboxes. A view: losing it loses no message."""
+
+    async def resume(self, session: int, player: bytes, limit: int) -> ResumeState: ...
+    async def end(self, session: int, until_ms: int) -> None:
+        """The session may not resume any more; to be remembered until its last ticket is void. Durable when it returns."""
+    async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
+        """The player's private chats and the given groups, newest first."""
+    async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
+        """Move the read mark forward; False if it was there already. Durable when it returns."""
+    async def set_presence(self, player: bytes, session: int, presence: str) -> str:
+        """"offline" removes the session. Returns the player's presence over all sessions: online > away > offline."""
+    async def presence_of(self, players: Sequence[bytes]) -> list[str]: ...
+
+
+class Profile(NamedTuple):
+    """What a login needs of a player, by one call."""
+
+    groups: list[tuple[bytes, str]]      # (channel, role)
+    friends: list[bytes]                 # mutual
+    blocks: list[bytes]                  # whom the player has blocked
+
+
+class Departure(NamedTuple):
+    """What leaving did: was_member False = nothing; heir = the new owner or b""; ended = the group is no more."""
+
+    was_member: bool
+    heir: bytes
+    ended: bool
+
+
+class Relations(Protocol):
+    """Players, friends, blocks, groups and roles. Every change is idempotent and durable when it returns.
+
+    Checks no permissions: that is groups.py's. An unknown group has no members; an unknown player has no relations.
+    """
+
+    async def profile(self, player: bytes) -> Profile: ...
+    async def create_group(self, group: bytes, owner: bytes) -> str:
+        """The role of `owner` in it afterwards; "" if the group exists and is somebody else's."""
+    async def role(self, group: bytes, player: bytes) -> str:
+        """"owner", "officer", "member" or "" (none)."""
+    async def roles(self, group: bytes, players: Sequence[bytes]) -> list[str]: ...
+    async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
+        """Oldest first; at most limit. Empty: there is no such group."""
+    async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
+        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such group."""
+    async def leave(self, group: bytes, player: bytes) -> Departure:
+        """Remove a member; an owner's place goes to the oldest officer, else the oldest member; the last one ends the group."""
+    async def block(self, player: bytes, other: bytes) -> None: ...
+    async def unblock(self, player: bytes, other: bytes) -> None: ...
+    async def blocks(self, player: bytes) -> list[bytes]: ...
+    async def blocked_between(self, player: bytes, other: bytes) -> bool:
+        """True if either has blocked the other."""
+    async def add_friend(self, player: bytes, other: bytes) -> bool:
+        """True if each has now added the other."""
+    async def remove_friend(self, player: bytes, other: bytes) -> None:
+        """Removes both directions."""
+    async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
+        """(mutual friends, players who have added this one and wait)."""

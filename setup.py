@@ -1,0 +1,61 @@
+"""Builds the compiled modules; everything static is in pyproject.toml.
+
+CHATCORE_BUILD selects the kind of build: `release` (default), `debug` (bounds checks, invariants, counters that tests
+read), `coverage` (debug with line tracing) or `sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer).
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+BUILD = os.environ.get("CHATCORE_BUILD", "release")
+CHECKED = BUILD != "release"
+
+C_FLAGS = {
+    "release": ["-O3", "-fno-strict-aliasing"],
+    "debug": ["-O1", "-g"],
+    "coverage": ["-O1", "-g"],
+    "sanitize": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+}
+LINK_FLAGS = {"sanitize": ["-fsanitize=address,undefined"]}
+DEFINITIONS = [("CHATCORE_DEBUG", "1" if CHECKED else "0")]
+if BUILD == "coverage":
+    DEFINITIONS.append(("CYTHON_TRACE_NOGIL", "1"))
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": CHECKED,
+    "wraparound": False,
+    "initializedcheck": CHECKED,
+    "nonecheck": CHECKED,
+    "cdivision": True,
+    "overflowcheck": False,
+    "linetrace": BUILD == "coverage",
+    # Extension types hold pointers: a pickle of one could only be wrong. Also keeps `mypy.stubtest` free of an allowlist.
+    "auto_pickle": False,
+    "autotestdict": False,
+    "embedsignature": False,
+}
+
+
+def extension(source: Path) -> Extension:
+    return Extension(
+        f"chatcore_ext.{source.stem}",
+        [str(source)],
+        define_macros=DEFINITIONS,
+        extra_compile_args=[*C_FLAGS[BUILD], "-Wall", "-Wno-unused-function"],
+        extra_link_args=LINK_FLAGS.get(BUILD, []),
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(source) for source in sorted(Path("_ext/chatcore_ext").glob("*.pyx"))],
+        include_path=["_ext"],
+        compiler_directives=DIRECTIVES,
+        build_dir=f"build/cython-{BUILD}",
+        nthreads=0,
+    )
+)
