@@ -39,7 +39,7 @@ cpdef enum RecordKind:
     RECORD_MESSAGE = 1
     RECORD_CONTROL = 2
 
-cdef enum:
+cpdef enum:
     PROTOCOL_VERSION = 1
     HEADER_SIZE = 4            # bytes: u24 body length, u8 type
     MAX_BODY_LENGTH = 0xFFFFFF # bytes a header can say
@@ -81,9 +81,11 @@ cdef enum:
     BURST_EVENTS = 512                      # epoll events handled in one turn: bounds the turn to a few ms
     RECEIVE_BUFFER_SIZE = 65536             # bytes read per connection and turn, one buffer for all
 
-cdef enum:
+cpdef enum:
     HASH_UNKNOWN = 0
 
-# Ids. A message's id is its log offset, at least 1.
-cdef unsigned long long NO_ID            # 0: nothing before
-cdef unsigned long long UNKNOWN_ID       # 2**64 - 1: the worker cannot know; the client syncs
+# A message's id is its log offset, at least 1. These two stand where there is no id.
+cdef inline unsigned long long no_id() noexcept nogil:        # nothing before
+    return 0
+cdef inline unsigned long long unknown_id() noexcept nogil:   # the worker cannot know; the client syncs
+    return 0xFFFFFFFFFFFFFFFF

@@ -1,17 +1,21 @@
-from typing import final
+from collections.abc import Iterable
+from typing import Final, final
+
+MAGIC: Final[bytes]
 
 class FrameError(ValueError):
     """The bytes break the protocol. `code` is an ErrorCode; the connection can not go on."""
     code: int
-    def __init__(self, code: int, detail: str) -> None: ...
+    frames: list[tuple[int, bytes]]
+    def __init__(self, code: int, detail: str, frames: Iterable[tuple[int, bytes]] = ()) -> None: ...
 
 @final
 class FrameParser:
     """Cuts a byte stream into frames, however it was split. One per connection; keeps only the unfinished frame."""
-    def __init__(self, max_body: int = ...) -> None: ...
+    def __init__(self, max_body: int = 0xFFFFFF) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
         """The frames that are now whole, as (type, body). Raises FrameError (frame_too_large) before anything is allocated;
-        the frames before the bad one were returned or are in the error's `frames`."""
+        the whole frames of this call that came before the bad one are in the error's `frames`. After an error every call raises it again."""
     @property
     def pending(self) -> int:
         """Bytes held of an unfinished frame."""

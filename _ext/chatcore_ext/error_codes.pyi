@@ -1,0 +1,48 @@
+from enum import IntEnum
+
+class ErrorCode(IntEnum):
+    ERROR_MALFORMED_FRAME = 100
+    ERROR_FRAME_TOO_LARGE = 101
+    ERROR_UNKNOWN_FRAME = 102
+    ERROR_UNEXPECTED_FRAME = 103
+    ERROR_UNSUPPORTED_VERSION = 104
+    ERROR_HELLO_TIMEOUT = 105
+    ERROR_HEARTBEAT_TIMEOUT = 106
+    ERROR_SLOW_RECEIVER = 107
+    ERROR_TOO_MANY_CONNECTIONS = 108
+    ERROR_BAD_TOKEN = 200
+    ERROR_TOKEN_EXPIRED = 201
+    ERROR_BAD_TICKET = 202
+    ERROR_SESSION_REPLACED = 203
+    ERROR_TOO_MANY_SESSIONS = 204
+    ERROR_LOGGED_OUT = 205
+    ERROR_BAD_REQUEST = 300
+    ERROR_UNKNOWN_OPERATION = 301
+    ERROR_BAD_NAME = 302
+    ERROR_NOT_ALLOWED = 303
+    ERROR_NOT_JOINED = 304
+    ERROR_NO_SUCH_CHANNEL = 305
+    ERROR_ALREADY_EXISTS = 306
+    ERROR_NO_SUCH_MEMBER = 307
+    ERROR_TOO_MANY_CHANNELS = 308
+    ERROR_BODY_TOO_LARGE = 309
+    ERROR_BAD_SEQ = 310
+    ERROR_BLOCKED = 311
+    ERROR_RATE_LIMITED = 400
+    ERROR_OVERLOADED = 401
+    ERROR_LOG_UNAVAILABLE = 402
+    ERROR_RELATIONS_UNAVAILABLE = 403
+    ERROR_HISTORY_UNAVAILABLE = 404
+    ERROR_OUTCOME_UNKNOWN = 405
+    ERROR_SHUTTING_DOWN = 406
+    ERROR_INTERNAL = 407
+
+class ErrorFlag(IntEnum):
+    ERROR_FLAG_RETRY = 0x01
+    ERROR_FLAG_UNCERTAIN = 0x02
+
+def error_text(code: int) -> str:
+    """The stable name, such as "rate_limited"; "" for a code that does not exist."""
+
+def default_flags(code: int) -> int:
+    """The ErrorFlag bits that a code has unless the situation says otherwise; 0 for a code that does not exist."""
