@@ -1,0 +1,34 @@
+"""Builds the C programs of this folder, at run time, into build/benchmarks. Never installs anything and knows no server."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+BUILD_FOLDER = SOURCES.parent / "build" / "benchmarks"
+FLAGS = ["-std=gnu11", "-O3", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror"]
+
+
+def build(name: str) -> Path:
+    """The path of the program `name` (limit_server or load_generator), built if a source is newer than it.
+
+    Raises RuntimeError with the compiler's words if it does not compile. The compiler is $CC, by default cc.
+    """
+    program = BUILD_FOLDER / name
+    sources = [SOURCES / f"{name}.c", *SOURCES.glob("*.h")]
+    if program.exists() and program.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
+        return program
+    BUILD_FOLDER.mkdir(parents=True, exist_ok=True)
+    fresh = program.with_suffix(f".{os.getpid()}")  # renamed when whole: two runs may build at once
+    command = [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, "-o", str(fresh), str(sources[0])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as missing:
+        raise RuntimeError(
+            f"the benchmarks need a C compiler: {command[0]} is not there; install gcc or set CC"
+        ) from missing
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stderr}")
+    fresh.rename(program)
+    return program
