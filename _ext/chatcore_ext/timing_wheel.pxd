@@ -36,9 +36,9 @@ cdef int wheel_init(Wheel* wheel, uint64_t n_slots, uint64_t tick_ms, uint64_t n
 # Timers that are still set are left dangling: they are their owners', who are going away too.
 cdef void wheel_free(Wheel* wheel) noexcept nogil
 # Calls `callback` for each timer whose deadline has come, once; returns how many. A deadline within a tick comes with
-# the tick's end, so a timer is never early and at most one tick late. A timer that a callback sets fires in a later call,
-# whatever its deadline. Costs O(ticks since the last call, at most one revolution) + O(timers looked at). A time before
-# the last call's is taken as that one.
+# the tick's end, so a timer is never early and at most one tick late. A timer that a callback sets fires in a later
+# call, whatever its deadline. Costs O(ticks since the last call, at most one revolution) + O(timers looked at). A time
+# before the last call's is taken as that one.
 cdef size_t wheel_advance(Wheel* wheel, uint64_t now_ms, timer_callback callback, void* context) noexcept nogil
 
 

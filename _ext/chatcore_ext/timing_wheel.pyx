@@ -28,7 +28,7 @@ cdef void wheel_free(Wheel* wheel) noexcept nogil:
 
 
 cdef void collect_due(Timer* slot, uint64_t now, Timer* due) noexcept nogil:
-    """Moves the timers of a slot whose deadline has come to `due`; the others wait for another turn."""
+    """Moves the timers whose deadline has come to the list `due`; the others wait for another revolution."""
     cdef:
         Timer* timer = slot.next
         Timer* following
