@@ -1,11 +1,11 @@
 """Which sends of which sessions a reader of the log has seen: the first copy counts, later ones do not exist.
 
-Per session and partition an anti-replay window as of RFC 6479, section 2: the highest seq and a circular bitmap of the seqs
-below it. Time is the log's own, and runs per partition in *generations* of `window_ms`; a window belongs to one generation
-and records what came in it. A verdict looks at the partition's current and previous generation only. So
+Per session and partition an anti-replay window as of RFC 6479, section 2: the highest seq and a circular bitmap of the
+seqs below it. Time is the log's own, and runs per partition in *generations* of `window_ms`; a window belongs to one
+generation and records what came in it. A verdict looks at the partition's current and previous generation only. So
 
 - a copy that comes within `window_ms` of the first is always recognised;
-- a verdict depends on that partition's records of two generations, in order, and on nothing else. A reader that has
+- a verdict depends on that partition's records of two generations, in order, and on nothing else: a reader that has
   replayed `2 * window_ms` decides like one that has read for ever, whatever the senders did;
 - a generation that is over is freed whole. (Rejected: a last-used time in each window and a sweep. It needs tombstones or
   shifting, and a session that goes on sending keeps alive what a reader that started later cannot know.)
@@ -17,7 +17,7 @@ from chatcore_ext.constants cimport REPLAY_WINDOW_BITS
 
 cdef enum:
     WORD_BITS = 64
-    WINDOW_WORDS = REPLAY_WINDOW_BITS // WORD_BITS
+    WINDOW_WORDS = REPLAY_WINDOW_BITS >> 6  # not //: an enum's division kills the compiler where cdivision is off
     # How far below the highest seq one is still looked up. RFC 6479 clears whole words, so one is always in reserve.
     REPLAY_REACH = REPLAY_WINDOW_BITS - WORD_BITS
     # Far above what a log is cut into; a number beyond it is a mistake, not a partition.

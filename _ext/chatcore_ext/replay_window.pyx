@@ -51,10 +51,10 @@ cdef int resize(Generation* generation, uint64_t capacity) except -1:
 
 
 cdef int make_room(Generation* generation, const Generation* previous) except -1:
-    """Room for one window more. A first table is made for half as many as the generation before had: mostly it will do."""
+    """Room for one window more. A first table is made for as many as the generation before had: mostly it will do."""
     cdef uint64_t capacity = SMALLEST_TABLE
     if generation.capacity == 0:
-        while capacity * 3 < previous.n_windows * 2:
+        while capacity * 3 < previous.n_windows * 4:
             capacity *= 2
         return resize(generation, capacity)
     if (generation.n_windows + 1) * 4 > generation.capacity * 3:

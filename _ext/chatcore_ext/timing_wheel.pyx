@@ -54,8 +54,8 @@ cdef size_t wheel_advance(Wheel* wheel, uint64_t now_ms, timer_callback callback
     wheel.now = now
     if wheel.n_timers == 0:
         return 0
-    # All are taken out before the first callback runs, so no callback can change a list that is being walked; `due` is an
-    # ordinary list, so a callback may still cancel or move a timer that is waiting in it.
+    # All are taken out before the first callback runs, so no callback can change a list that is being walked; `due` is
+    # an ordinary list, so a callback may still cancel or move a timer that is waiting in it.
     due.next = due.prev = &due
     while n_ticks > 0:
         tick += 1
