@@ -1,4 +1,5 @@
-"""What can go wrong, as exceptions with the protocol's stable codes. Decides nothing about retrying: the flags say that."""
+"""What can go wrong, as exceptions with the protocol's stable codes. Decides nothing about retrying: the flags say
+that."""
 
 from chatcore_ext.error_codes import ErrorCode, ErrorFlag, default_flags, error_text
 from chatcore_ext.frame import decode_error
@@ -13,7 +14,13 @@ class ChatError(Exception):
     code: int = ErrorCode.ERROR_INTERNAL
 
     def __init__(
-        self, message: str = "", *, code: int | None = None, flags: int | None = None, retry_after_ms: int = 0, name: str = ""
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        flags: int | None = None,
+        retry_after_ms: int = 0,
+        name: str = "",
     ) -> None:
         self.code = type(self).code if code is None else code
         self.name = name or error_text(self.code) or f"error_{self.code}"
@@ -140,7 +147,9 @@ _FAMILIES: dict[int, type[ChatError]] = {1: ProtocolError, 2: AuthenticationErro
 _BY_CODE = {int(kind.code): kind for kind in _subclasses(ChatError) if kind not in _FAMILIES.values()}
 
 
-def error_from_code(code: int, message: str = "", *, flags: int | None = None, retry_after_ms: int = 0, name: str = "") -> ChatError:
+def error_from_code(
+    code: int, message: str = "", *, flags: int | None = None, retry_after_ms: int = 0, name: str = ""
+) -> ChatError:
     """The error of the most fitting class; a code that this version does not know goes by its hundred and its flags."""
     kind = _BY_CODE.get(code) or _FAMILIES.get(code // 100, ChatError)
     if kind is ConnectionLost:

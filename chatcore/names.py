@@ -52,7 +52,8 @@ def group_channel(name: str) -> str:
 
 
 def direct_channel(player: str, other: str) -> str:
-    """The private chat of two players, in either order. Raises BadName for invalid names and for a player with itself."""
+    """The private chat of two players, in either order. Raises BadName for invalid names and for a player with
+    itself."""
     if player == other:
         raise BadName("a private chat needs two different players")
     first, second = sorted((validate_player(player), validate_player(other)))
