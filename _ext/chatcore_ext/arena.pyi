@@ -1,0 +1,1 @@
+"""Memory of one turn, for compiled code only (arena.pxd)."""
