@@ -1,0 +1,1 @@
+"""One connection, for compiled code only (connection.pxd)."""

@@ -1,0 +1,1 @@
+"""What a hub counts, for compiled code only (counters.pxd); Python reads `Hub.counters()`."""

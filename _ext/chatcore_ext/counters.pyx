@@ -1,0 +1,57 @@
+"""What a hub counts, by name. The names are those of the metrics, without their prefix."""
+
+from chatcore_ext.constants cimport (
+    FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL,
+)
+from chatcore_ext.error_codes cimport error_name
+
+
+cdef dict counters_as_dict(const Counters* counters):
+    cdef:
+        dict result = {
+            "bursts": counters.bursts,
+            "connections_accepted": counters.connections_accepted,
+            "connections_refused": counters.connections_refused,
+            "accept_pauses": counters.accept_pauses,
+            "receive_calls": counters.receive_calls,
+            "bytes_received": counters.bytes_received,
+            "send_calls": counters.send_calls,
+            "sends_incomplete": counters.sends_incomplete,
+            "bytes_sent": counters.bytes_sent,
+            "records": counters.records,
+            "records_malformed": counters.records_malformed,
+            "records_repeated": counters.records_repeated,
+            "messages_delivered": counters.messages_delivered,
+            "deliveries": counters.deliveries,
+            "deliveries_hidden": counters.deliveries_hidden,
+            "signals_relayed": counters.signals_relayed,
+            "signal_deliveries": counters.signal_deliveries,
+            "signals_dropped": counters.signals_dropped,
+            "pings_dropped": counters.pings_dropped,
+            "sends_accepted": counters.sends_accepted,
+            "acks": counters.acks,
+            "sessions_expired": counters.sessions_expired,
+            "frames_received_hello": counters.frames_received[<int>FRAME_HELLO],
+            "frames_received_ping": counters.frames_received[<int>FRAME_PING],
+            "frames_received_pong": counters.frames_received[<int>FRAME_PONG],
+            "frames_received_send": counters.frames_received[<int>FRAME_SEND],
+            "frames_received_signal": counters.frames_received[<int>FRAME_SIGNAL],
+            "frames_received_request": counters.frames_received[<int>FRAME_REQUEST],
+            "closed_by_peer": counters.closed[0],
+        }
+        unsigned long long frames_received = 0
+        int code
+    for code in range(N_FRAME_TYPES):
+        frames_received += counters.frames_received[code]
+    result["frames_received"] = frames_received
+    # Codes appear once they were used: a dict of all of them would be mostly zeros.
+    for code in range(1, N_CODES):
+        if counters.refused[code]:
+            result[f"refused_{name_of(code)}"] = counters.refused[code]
+        if counters.closed[code]:
+            result[f"closed_{name_of(code)}"] = counters.closed[code]
+    return result
+
+
+cdef str name_of(int code):
+    return error_name(code).decode("ascii") or str(code)

@@ -1,0 +1,1 @@
+"""What a turn has for Python, for compiled code only (event_queue.pxd)."""

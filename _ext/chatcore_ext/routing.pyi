@@ -1,0 +1,1 @@
+"""Who is here and who hears what, for compiled code only (routing.pxd)."""

@@ -1,0 +1,145 @@
+"""What is known of connections, sessions, players, channels and subscriptions: structs that point to each other.
+
+Declared in one place because each names the others. connection.pxd says where connections live, routing.pxd how the rest is
+linked; nobody else changes a link.
+"""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t
+
+from chatcore_ext.frame cimport FrameAssembler
+from chatcore_ext.timing_wheel cimport Timer
+from chatcore_ext.token_bucket cimport Bucket
+
+
+cdef enum ConnectionState:
+    STATE_FREE = 0
+    STATE_OPEN                 # no HELLO yet
+    STATE_GREETING             # HELLO was handed to Python, which has not attached it yet
+    STATE_READY
+    STATE_CLOSING              # CLOSE is written, its bytes are on their way; in no table any more
+    STATE_LINGERING            # all bytes are out and our side is shut; what still comes in is thrown away
+    STATE_LOST                 # the socket is of no use; the slot is freed at the end of the turn
+
+
+# A timer that knows what it is part of: the wheel holds those of connections and of sessions.
+cdef struct Deadline:
+    Timer timer                # first, so a pointer to one is a pointer to the other
+    bint is_session
+
+
+# Bytes that a connection is to be sent this turn. They lie in the turn's arena or are static: never freed by this.
+cdef struct Slice:
+    const uint8_t* data
+    size_t size
+    Slice* next
+
+
+# What the kernel did not take: owned by the connection, gone when drained. The bytes follow the struct.
+cdef struct Backlog:
+    size_t start
+    size_t end
+    size_t capacity
+
+
+cdef struct Connection:
+    # The first cache line is all that a fan-out and its flush touch.
+    unsigned char state
+    unsigned char is_dirty     # is in the list of those with output
+    unsigned char is_blocked   # the kernel or transport has said that it takes no more for now
+    unsigned char is_doomed    # is in the list of those to be put away at the end of the turn
+    int descriptor             # -1: on a transport
+    unsigned int pending       # bytes, backlog and slices
+    unsigned int n_slices
+    Connection* next_dirty
+    Slice* last                # NULL: no slices
+    Slice first                # most turns need only one
+    Backlog* backlog           # NULL: empty
+
+    unsigned int index
+    unsigned int generation
+    Session* session           # NULL unless ready
+    Subscription* subscriptions
+    unsigned int n_subscriptions
+    unsigned short close_code
+    unsigned char is_armed     # EPOLLOUT is watched
+    unsigned char is_detached  # out of all tables, and its end was told
+    unsigned char was_greeted  # Python knows of it
+    unsigned long long last_seen  # ms, the hub's clock: the turn in which the last bytes came
+    Connection* next_doomed
+    PyObject* transport        # owned; NULL: a socket
+    Deadline deadline          # hello, heartbeat or closing, by state
+    Bucket bucket
+    FrameAssembler assembler
+
+
+# What has a name begins with this. The name is a bytes object: events and callbacks hand it out without a copy.
+cdef struct Named:
+    unsigned long long hash    # SipHash, keyed per process (PEP 456): players choose names
+    Named* same_hash
+    PyObject* name             # owned
+
+
+cdef struct Player:
+    Named named
+    Session* sessions          # oldest first
+    Hide* hides
+    unsigned int n_sessions
+    unsigned long long stamp   # of the last walk that met this player
+
+
+cdef struct Session:
+    unsigned long long id
+    Player* player
+    Connection* connection     # NULL: detached, within its grace
+    Session* next              # of the same player
+    Session* previous
+    Session* next_expired
+    Deadline deadline          # of the grace: set while detached
+
+
+# `player` must not see what `sender` says.
+cdef struct Hide:
+    Player* player
+    HiddenSender* sender
+    Hide* next_of_player
+    Hide* previous_of_player
+    Hide* next_of_sender
+    Hide* previous_of_sender
+
+
+# Somebody whom at least one player here hides.
+cdef struct HiddenSender:
+    Named named
+    Hide* hides
+
+
+cdef struct Subscription:
+    Channel* channel
+    Connection* connection
+    Subscription* next         # of the same connection
+    Subscription* previous
+    unsigned long long generation  # of the newest begin_join
+    unsigned int position      # in the channel's members, if joined
+    unsigned short refusal     # what SEND is answered if it may not
+    unsigned char is_joined    # otherwise a begin_join waits for its complete_join
+    unsigned char may_send
+
+
+cdef struct Member:
+    Connection* connection
+    Subscription* subscription
+
+
+cdef struct Channel:
+    Named named
+    Member* members            # dense, in no order
+    unsigned int n_members
+    unsigned int capacity
+    unsigned int n_pending     # subscriptions that are not joined (yet)
+    unsigned int number
+    # Where this turn's frames of the channel lie; of no meaning in another turn.
+    unsigned long long turn
+    uint8_t* extent_end           # one past the last frame
+    uint8_t* extent_limit         # one past the room reserved
+    unsigned int extent_size   # bytes reserved last, when frames of the turn did not lie together
