@@ -78,6 +78,9 @@ cpdef enum:
     DEFAULT_MAX_HEADS = 1000000             # channels whose last id a reader keeps; about 200 bytes each
     DEFAULT_MAX_CHANNELS_PER_CONNECTION = 256  # joins of one connection
     DEFAULT_MAX_CONNECTIONS = 100000        # per worker; above it the newest is refused
+    LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
+    WHEEL_TICK_MS = 50                      # how late a deadline may be; none of them is finer than a second
+    WHEEL_SLOTS = 2048                      # one revolution, 102 s, is over the longest common deadline (heartbeat)
     BURST_EVENTS = 512                      # epoll events handled in one turn: bounds the turn to a few ms
     RECEIVE_BUFFER_SIZE = 65536             # bytes read per connection and turn, one buffer for all
 

@@ -1,0 +1,1 @@
+"""What happens when time runs out, for compiled code only (deadlines.pxd)."""

@@ -1,0 +1,1 @@
+"""From a log record to the DELIVER frames of its channel, for compiled code only (delivery.pxd)."""

@@ -1,0 +1,63 @@
+"""From a log record to the DELIVER frames of its channel; see delivery.pxd."""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr, memcmp
+
+from chatcore_ext.constants cimport DELIVER_HIDDEN, DELIVER_PREFIX_SIZE, HEADER_SIZE
+from chatcore_ext.fanout cimport channel_reserve, fan_out, fan_out_hidden
+from chatcore_ext.frame cimport write_deliver
+from chatcore_ext.output cimport output_reserve
+from chatcore_ext.routing cimport stamp_hiders
+
+
+cdef void deliver_message(HubState* hub, Channel* channel, const PlacedMessage* message) noexcept nogil:
+    cdef:
+        size_t size = HEADER_SIZE + DELIVER_PREFIX_SIZE + message.sender_size + message.size
+        size_t hidden_size = HEADER_SIZE + DELIVER_PREFIX_SIZE
+        unsigned long long stamp = 0
+        unsigned int n_receivers
+        unsigned int n_hidden = 0
+        uint8_t* frame
+        uint8_t* hidden
+    if channel.n_members == 0:
+        return
+    if hub.routing.hidden_senders.n_entries:
+        stamp = stamp_hiders(&hub.routing, message.sender, message.sender_size)
+    frame = channel_reserve(&hub.output, channel, size)
+    if frame == NULL:
+        return
+    write_deliver(
+        frame, channel.number, 0, message.id, message.prev, message.hash, message.time, message.sender,
+        <uint8_t>message.sender_size, message.body, <unsigned int>message.size,
+    )
+    if stamp == 0:
+        n_receivers = fan_out(&hub.output, channel, frame, size, NULL, 0)
+    else:
+        hidden = output_reserve(&hub.output, hidden_size)
+        if hidden == NULL:
+            return
+        write_deliver(
+            hidden, channel.number, DELIVER_HIDDEN, message.id, message.prev, message.hash, message.time, NULL, 0,
+            NULL, 0,
+        )
+        n_receivers = fan_out_hidden(&hub.output, channel, frame, size, hidden, hidden_size, stamp, &n_hidden)
+    if n_receivers:
+        hub.counters.messages_delivered += 1
+        hub.counters.deliveries += n_receivers
+        hub.counters.deliveries_hidden += n_hidden
+
+
+cdef bint direct_players(
+    const uint8_t* name, size_t size, const uint8_t** first, size_t* first_size, const uint8_t** second, size_t* second_size
+) noexcept nogil:
+    cdef const uint8_t* colon
+    if size < 6 or memcmp(name, b"dm:", 3) != 0:
+        return False
+    colon = <const uint8_t*>memchr(name + 3, c':', size - 3)
+    if colon == NULL:
+        return False
+    first[0] = name + 3
+    first_size[0] = colon - first[0]
+    second[0] = colon + 1
+    second_size[0] = (name + size) - second[0]
+    return first_size[0] > 0 and second_size[0] > 0

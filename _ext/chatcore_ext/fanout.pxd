@@ -1,0 +1,22 @@
+"""From one frame to all who hear a channel: encode once, note it for each receiver."""
+
+from libc.stdint cimport uint8_t
+from chatcore_ext.output cimport Output
+from chatcore_ext.tables cimport Channel, Connection
+
+# Room for one frame of the channel, directly behind the channel's frames before it in this turn where possible: then each
+# receiver has one piece to send instead of one per frame. NULL: no memory.
+cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noexcept nogil
+
+# Note the frame for every ready connection in the channel but `excepted` and those whose player has the stamp (0: none).
+# Returns to how many.
+cdef unsigned int fan_out(
+    Output* output, Channel* channel, const uint8_t* frame, size_t size, const Connection* excepted,
+    unsigned long long stamp
+) noexcept nogil
+
+# The same for two versions of a frame: `hidden` goes to those whose player has the stamp. Returns to how many in all.
+cdef unsigned int fan_out_hidden(
+    Output* output, Channel* channel, const uint8_t* frame, size_t size, const uint8_t* hidden, size_t hidden_size,
+    unsigned long long stamp, unsigned int* n_hidden
+) noexcept nogil

@@ -1,0 +1,56 @@
+"""All that a hub is made of, as one C struct: the compiled modules pass it around without the GIL.
+
+Structs only; each part is explained where it is declared.
+"""
+
+from libc.stdint cimport uint8_t
+
+from chatcore_ext.connection cimport ConnectionTable
+from chatcore_ext.counters cimport Counters
+from chatcore_ext.event_queue cimport EventQueue
+from chatcore_ext.output cimport Output
+from chatcore_ext.routing cimport Routing
+from chatcore_ext.tables cimport Session
+from chatcore_ext.timing_wheel cimport Wheel
+
+
+# As configured; hub.pyi says what each means.
+cdef struct Limits:
+    unsigned int max_frame_size
+    unsigned int max_body_size
+    unsigned int max_connections
+    unsigned int max_channels_per_connection
+    unsigned int hello_timeout_ms
+    unsigned int heartbeat_timeout_ms
+    unsigned int frames_per_second
+    unsigned int frame_burst
+    unsigned int resume_grace_ms
+
+
+cdef enum:
+    MAX_LISTENERS = 8
+
+
+cdef struct Listener:
+    int descriptor
+    bint is_paused             # out of descriptors: resumed by the next tick
+
+
+# Loop thread only.
+cdef struct HubState:
+    Limits limits
+    Counters counters
+    ConnectionTable connections
+    Routing routing
+    Output output
+    EventQueue events
+    Wheel wheel
+    Session* expired           # whose grace has ended in this turn; linked by next_expired
+    Listener[MAX_LISTENERS] listeners
+    int n_listeners
+    int epoll_descriptor
+    unsigned int n_open        # connections that count against max_connections
+    unsigned long long now_ms  # of the turn: monotonic, for deadlines
+    unsigned long long time_ms # of the turn: since 1970, for records
+    unsigned long long clock_shift_ms
+    uint8_t* receive_buffer       # RECEIVE_BUFFER_SIZE bytes, read into by every connection in turn

@@ -1,0 +1,1 @@
+"""What a client's frame does, for compiled code only (inbound.pxd)."""

@@ -1,0 +1,282 @@
+"""What a client's frame does; see inbound.pxd."""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp, memcpy
+
+from chatcore_ext.connection cimport connection_handle
+from chatcore_ext.constants cimport (
+    FRAME_ACK, FRAME_CLOSE, FRAME_DELIVER, FRAME_EVENT, FRAME_FAILED, FRAME_GAP, FRAME_GOAWAY,
+    FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REFUSED, FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL,
+    FRAME_WELCOME, HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, PING_SIZE, PROTOCOL_VERSION, RECORD_MESSAGE,
+    REQUEST_PREFIX_SIZE, SIGNAL_APPLICATION,
+    SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
+)
+from chatcore_ext.error_codes cimport (
+    ERROR_BAD_SEQ, ERROR_BODY_TOO_LARGE, ERROR_MALFORMED_FRAME, ERROR_NOT_ALLOWED, ERROR_NOT_JOINED,
+    ERROR_OVERLOADED, ERROR_RATE_LIMITED, ERROR_UNEXPECTED_FRAME, ERROR_UNKNOWN_FRAME, ERROR_UNSUPPORTED_VERSION,
+    error_flags,
+)
+from chatcore_ext.event_queue cimport KIND_HELLO, KIND_REQUEST, KIND_SEND, PendingEvent, queue_event
+from chatcore_ext.fanout cimport channel_reserve, fan_out
+from chatcore_ext.frame cimport (
+    SendFields, SignalFields, error_body_size, load_u32, read_send, read_signal, store_u32, store_u64, write_error_body,
+    write_header, write_signal,
+)
+from chatcore_ext.output cimport output_append, output_close, output_drop, output_reserve
+from chatcore_ext.record cimport RecordFields, record_size, write_record
+from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, stamp_hiders, subscription_of
+from chatcore_ext.tables cimport Channel, Player, STATE_GREETING, STATE_OPEN, STATE_READY, Subscription
+from chatcore_ext.token_bucket cimport bucket_take
+
+
+cdef void protocol_error(HubState* hub, Connection* connection, int code) noexcept nogil:
+    output_close(&hub.output, connection, code, NULL, 0, 0)
+
+
+# Every frame that costs somebody something takes a token. Returns the ms to wait, 0: go on.
+cdef unsigned int over_limit(HubState* hub, Connection* connection) noexcept nogil:
+    cdef long long wait = bucket_take(
+        &connection.bucket, hub.limits.frames_per_second, hub.limits.frame_burst, 1, <long long>hub.now_ms
+    )
+    return <unsigned int>min(wait, <long long>0xFFFFFFFF)
+
+
+cdef void append_error(
+    HubState* hub, Connection* connection, int type, unsigned long long number, size_t number_size, int code, int flags,
+    unsigned int retry_after_ms, const uint8_t* message, size_t size
+) noexcept nogil:
+    cdef:
+        size_t body_size = number_size + error_body_size(code, <unsigned int>size)
+        uint8_t* frame = output_reserve(&hub.output, HEADER_SIZE + body_size)
+    hub.counters.refused[code] += 1
+    if frame == NULL:
+        output_drop(&hub.output, connection, ERROR_OVERLOADED)
+        return
+    write_header(frame, type, <unsigned int>body_size)
+    if number_size == 8:
+        store_u64(frame + HEADER_SIZE, number)
+    else:
+        store_u32(frame + HEADER_SIZE, <unsigned int>number)
+    write_error_body(
+        frame + HEADER_SIZE + number_size, code, flags, retry_after_ms, message, <unsigned int>size
+    )
+    output_append(&hub.output, connection, frame, HEADER_SIZE + body_size)
+
+
+cdef void append_refused(
+    HubState* hub, Connection* connection, unsigned long long seq, int code, int flags, unsigned int retry_after_ms
+) noexcept nogil:
+    append_error(hub, connection, FRAME_REFUSED, seq, 8, code, flags, retry_after_ms, NULL, 0)
+
+
+cdef void append_failed(
+    HubState* hub, Connection* connection, unsigned int request_id, int code, const uint8_t* message, size_t size,
+    unsigned int retry_after_ms
+) noexcept nogil:
+    append_error(
+        hub, connection, FRAME_FAILED, request_id, 4, code, error_flags(code), retry_after_ms, message, size
+    )
+
+
+# --- frames ---
+
+cdef void on_hello(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
+    cdef:
+        PendingEvent* event
+        int version
+    if size < HELLO_PREFIX_SIZE or memcmp(body, b"chat", 4) != 0:
+        protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+        return
+    version = <unsigned char>body[4]
+    if version != PROTOCOL_VERSION:
+        protocol_error(hub, connection, ERROR_UNSUPPORTED_VERSION)
+        return
+    event = queue_event(&hub.events, KIND_HELLO, size - HELLO_PREFIX_SIZE)
+    if event == NULL:
+        protocol_error(hub, connection, ERROR_OVERLOADED)
+        return
+    event.connection = connection_handle(connection)
+    event.number = <unsigned int>version
+    memcpy(event.data, body + HELLO_PREFIX_SIZE, event.size)
+    connection.state = STATE_GREETING
+    connection.was_greeted = True
+
+
+cdef void on_request(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
+    cdef:
+        PendingEvent* event
+        unsigned int request_id, wait
+    if size < REQUEST_PREFIX_SIZE:
+        protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+        return
+    request_id = load_u32(body)
+    wait = over_limit(hub, connection)
+    if wait:
+        append_failed(hub, connection, request_id, ERROR_RATE_LIMITED, NULL, 0, wait)
+        return
+    event = queue_event(&hub.events, KIND_REQUEST, size - REQUEST_PREFIX_SIZE)
+    if event == NULL:
+        append_failed(hub, connection, request_id, ERROR_OVERLOADED, NULL, 0, 1000)
+        return
+    event.connection = connection_handle(connection)
+    event.number = request_id
+    event.detail = <unsigned char>body[4]
+    memcpy(event.data, body + REQUEST_PREFIX_SIZE, event.size)
+
+
+cdef void on_ping(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
+    cdef uint8_t* frame
+    if size != PING_SIZE:
+        protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+        return
+    if over_limit(hub, connection):
+        hub.counters.pings_dropped += 1
+        return
+    frame = output_reserve(&hub.output, HEADER_SIZE + PING_SIZE)
+    if frame == NULL:
+        output_drop(&hub.output, connection, ERROR_OVERLOADED)
+        return
+    write_header(frame, FRAME_PONG, PING_SIZE)
+    memcpy(frame + HEADER_SIZE, body, PING_SIZE)
+    output_append(&hub.output, connection, frame, HEADER_SIZE + PING_SIZE)
+
+
+# Why the send can not be taken, and for how long; 0: it can.
+cdef int refusal_of(
+    HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send,
+    unsigned int* retry_after_ms
+) noexcept nogil:
+    if send.seq == 0:
+        return ERROR_BAD_SEQ
+    if subscription == NULL or not subscription.is_joined:
+        return ERROR_NOT_JOINED
+    if not subscription.may_send:
+        return subscription.refusal if subscription.refusal else ERROR_NOT_ALLOWED
+    if send.body_len > hub.limits.max_body_size:
+        return ERROR_BODY_TOO_LARGE
+    retry_after_ms[0] = over_limit(hub, connection)
+    return ERROR_RATE_LIMITED if retry_after_ms[0] else 0
+
+
+cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
+    cdef:
+        SendFields send
+        RecordFields record
+        unsigned int retry_after_ms = 0
+        const Subscription* subscription
+        const Player* player = connection.session.player
+        PendingEvent* event
+        int code = read_send(body, <unsigned int>size, &send)
+    if code:
+        protocol_error(hub, connection, code)
+        return
+    subscription = subscription_of(&hub.routing, connection, send.channel)
+    code = refusal_of(hub, connection, subscription, &send, &retry_after_ms)
+    if code:
+        append_refused(hub, connection, send.seq, code, error_flags(code), retry_after_ms)
+        return
+    record = RecordFields(
+        kind=RECORD_MESSAGE, session=connection.session.id, seq=send.seq, time=hub.time_ms,
+        sender=NAME_BYTES(player.named.name), sender_len=<uint8_t>NAME_SIZE(player.named.name),
+        body=send.body, body_len=send.body_len,
+    )
+    event = queue_event(&hub.events, KIND_SEND, record_size(&record))
+    if event == NULL:
+        append_refused(hub, connection, send.seq, ERROR_OVERLOADED, error_flags(ERROR_OVERLOADED), 1000)
+        return
+    event.connection = connection_handle(connection)
+    event.number = send.seq
+    event.detail = <unsigned int>send.flags
+    event.channel = subscription.channel.named.name
+    write_record(event.data, &record)
+    hub.counters.sends_accepted += 1
+
+
+cdef void on_signal(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
+    cdef:
+        SignalFields signal
+        const Subscription* subscription
+    # A client leaves the sender empty: one that fills it in either misreads the protocol or tries to speak for another.
+    if read_signal(body, <unsigned int>size, &signal) or signal.sender_len:
+        protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+        return
+    subscription = subscription_of(&hub.routing, connection, signal.channel)
+    # Kinds between are the server's.
+    if (
+        subscription == NULL or not subscription.is_joined or not subscription.may_send
+        or signal.body_len > MAX_SIGNAL_BODY_SIZE
+        or (signal.kind != SIGNAL_TYPING and signal.kind < SIGNAL_APPLICATION)
+        or over_limit(hub, connection)
+    ):
+        hub.counters.signals_dropped += 1
+        return
+    signal.sender = NAME_BYTES(connection.session.player.named.name)
+    signal.sender_len = <uint8_t>NAME_SIZE(connection.session.player.named.name)
+    relay_signal(hub, subscription.channel, &signal, connection)
+
+
+cdef unsigned int relay_signal(
+    HubState* hub, Channel* channel, const SignalFields* signal, const Connection* excepted
+) noexcept nogil:
+    cdef:
+        size_t size = HEADER_SIZE + SIGNAL_PREFIX_SIZE + signal.sender_len + signal.body_len
+        unsigned long long stamp = 0
+        unsigned int n_receivers
+        uint8_t* frame
+    if channel.n_members <= <unsigned int>(excepted != NULL):  # nobody else to hear it
+        return 0
+    if hub.routing.hidden_senders.n_entries:
+        stamp = stamp_hiders(&hub.routing, signal.sender, signal.sender_len)
+    frame = channel_reserve(&hub.output, channel, size)
+    if frame == NULL:
+        hub.counters.signals_dropped += 1
+        return 0
+    write_signal(
+        frame, channel.number, signal.kind, signal.sender, signal.sender_len, signal.body, signal.body_len
+    )
+    n_receivers = fan_out(&hub.output, channel, frame, size, excepted, stamp)
+    if n_receivers:
+        hub.counters.signals_relayed += 1
+        hub.counters.signal_deliveries += n_receivers
+    return n_receivers
+
+
+cdef void handle_ready(
+    HubState* hub, Connection* connection, int type, const uint8_t* body, size_t size
+) noexcept nogil:
+    if type == FRAME_SEND:
+        on_send(hub, connection, body, size)
+    elif type == FRAME_SIGNAL:
+        on_signal(hub, connection, body, size)
+    elif type == FRAME_PING:
+        on_ping(hub, connection, body, size)
+    elif type == FRAME_REQUEST:
+        on_request(hub, connection, body, size)
+    elif type == FRAME_PONG:
+        if size != PING_SIZE:
+            protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+    elif is_known(type):
+        protocol_error(hub, connection, ERROR_UNEXPECTED_FRAME)
+    else:
+        protocol_error(hub, connection, ERROR_UNKNOWN_FRAME)
+
+
+# A second HELLO, or a frame that only servers send.
+cdef bint is_known(int type) noexcept nogil:
+    return (
+        type == FRAME_HELLO or type == FRAME_WELCOME or type == FRAME_GOAWAY or type == FRAME_CLOSE
+        or type == FRAME_ACK or type == FRAME_REFUSED or type == FRAME_DELIVER or type == FRAME_GAP
+        or type == FRAME_REPLY or type == FRAME_FAILED or type == FRAME_EVENT
+    )
+
+
+cdef void handle_frame(
+    HubState* hub, Connection* connection, int type, const uint8_t* body, size_t size
+) noexcept nogil:
+    hub.counters.frames_received[type] += 1
+    if connection.state == STATE_READY:
+        handle_ready(hub, connection, type, body, size)
+    elif connection.state == STATE_OPEN and type == FRAME_HELLO:
+        on_hello(hub, connection, body, size)
+    elif connection.state == STATE_OPEN or connection.state == STATE_GREETING:
+        protocol_error(hub, connection, ERROR_UNEXPECTED_FRAME)

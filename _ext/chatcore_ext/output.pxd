@@ -1,0 +1,89 @@
+"""What connections are to be sent this turn, and the one flush that sends it.
+
+Bytes are written once into the turn's arena; each receiver only notes where they lie. At the flush every connection with
+output gets exactly one system call; what the kernel does not take is copied into the connection's own backlog, so nothing
+points into the arena after its turn. Never waits, never lets one receiver hold up another.
+"""
+
+from libc.stdint cimport uint8_t
+from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
+from chatcore_ext.counters cimport Counters
+from chatcore_ext.tables cimport Connection, ConnectionState, STATE_CLOSING, STATE_READY, Slice
+
+
+# Loop thread only.
+cdef struct Output:
+    Arena bytes                # encoded frames
+    Arena nodes                # Slices; apart from the bytes so that frames of one channel lie side by side
+    Connection* dirty          # has output or may write again
+    Connection* doomed         # to be put away at the end of the turn
+    Connection* transports     # flush_sockets leaves these to flush_transport, which needs the GIL
+    unsigned long long turn    # numbers the resets: tells whether something in the arena is of this turn
+    unsigned int max_pending   # bytes unsent per connection
+    int epoll_descriptor
+    uint8_t* scratch              # where many small slices are joined
+    size_t scratch_capacity
+    Counters* counters
+
+
+cdef inline void output_mark_dirty(Output* output, Connection* connection) noexcept nogil:
+    if not connection.is_dirty:
+        connection.is_dirty = True
+        connection.next_dirty = output.dirty
+        output.dirty = connection
+
+
+# Note a piece for the next flush. The bytes must stay where they are until then. Whoever would get over the bound is
+# closed instead (slow_receiver). Checks no state.
+cdef inline void output_append(Output* output, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
+    cdef Slice* last = connection.last
+    if connection.pending + size > output.max_pending:
+        output_overflow(output, connection)
+        return
+    if last != NULL and last.data + last.size == data:
+        connection.pending += <unsigned int>size
+        last.size += size
+        return
+    output_add_slice(output, connection, data, size)
+
+
+cdef inline void output_add_slice(Output* output, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
+    cdef Slice* slice = &connection.first
+    if connection.last != NULL:
+        slice = <Slice*>arena_take_aligned(&output.nodes, sizeof(Slice))
+        if slice == NULL:
+            output_drop(output, connection, 0)
+            return
+        connection.last.next = slice
+    slice.data = data
+    slice.size = size
+    slice.next = NULL
+    connection.last = slice
+    connection.n_slices += 1
+    connection.pending += <unsigned int>size
+    output_mark_dirty(output, connection)
+
+
+# Room for a frame in the arena. NULL: no memory.
+cdef inline uint8_t* output_reserve(Output* output, size_t size) noexcept nogil:
+    return arena_take(&output.bytes, size)
+
+
+cdef void output_overflow(Output* output, Connection* connection) noexcept nogil
+# Put it away at the end of the turn.
+cdef void output_doom(Output* output, Connection* connection) noexcept nogil
+# The socket is of no use any more (or never mind its bytes): close it without a word. `code` is for the books.
+cdef void output_drop(Output* output, Connection* connection, int code) noexcept nogil
+# CLOSE frame after what is pending, then the end. A second call for the same connection does nothing.
+cdef void output_close(
+    Output* output, Connection* connection, int code, const uint8_t* message, size_t size, unsigned int retry_after_ms
+) noexcept nogil
+# Send to every dirty socket; transports are moved to `transports`. Doomed ones go to `doomed`.
+cdef void flush_sockets(Output* output) noexcept nogil
+# All that is pending for a transport as one bytes object, backlog included; empties both.
+cdef bytes take_pending(Connection* connection)
+# Move the turn's slices into the backlog. -1: no memory.
+cdef int slices_to_backlog(Connection* connection) noexcept nogil
+# After the flush: the arena is empty again.
+cdef void output_end_turn(Output* output) noexcept nogil
+cdef void output_free(Output* output) noexcept nogil

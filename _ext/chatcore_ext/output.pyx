@@ -1,0 +1,330 @@
+"""What connections are to be sent this turn, and the one flush that sends it; see output.pxd."""
+
+from libc.stdint cimport uint8_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset
+
+from chatcore_ext.arena cimport arena_free, arena_reset
+from chatcore_ext.connection cimport connection_handle
+from chatcore_ext.constants cimport FRAME_CLOSE, HEADER_SIZE
+from chatcore_ext.error_codes cimport ERROR_SLOW_RECEIVER, error_flags
+from chatcore_ext.frame cimport error_body_size, write_error_body, write_header
+from chatcore_ext.tables cimport Backlog, STATE_FREE, STATE_LINGERING, STATE_LOST
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    enum:
+        MSG_NOSIGNAL
+        MSG_DONTWAIT
+        SHUT_WR
+    ssize_t send(int descriptor, const void* data, size_t size, int flags) noexcept
+    ssize_t sendmsg(int descriptor, const msghdr* message, int flags) noexcept
+    int shutdown(int descriptor, int how) noexcept
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        unsigned long long u64
+    cdef struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLL_CTL_MOD
+    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
+
+cdef enum:
+    # Pieces per sendmsg. Beyond it joining them by a copy is cheaper than to have the kernel walk them.
+    MAX_PIECES = 64
+    MIN_BACKLOG = 1024  # bytes
+
+
+# --- the end of a connection ---
+
+cdef void output_doom(Output* output, Connection* connection) noexcept nogil:
+    if not connection.is_doomed:
+        connection.is_doomed = True
+        connection.next_doomed = output.doomed
+        output.doomed = connection
+
+
+cdef void output_drop(Output* output, Connection* connection, int code) noexcept nogil:
+    if connection.state == STATE_FREE or connection.state == STATE_LOST:
+        return
+    if connection.state != STATE_CLOSING and connection.state != STATE_LINGERING:
+        connection.close_code = <unsigned short>code
+    connection.state = STATE_LOST
+    output_doom(output, connection)
+
+
+cdef void output_close(
+    Output* output, Connection* connection, int code, const uint8_t* message, size_t size, unsigned int retry_after_ms
+) noexcept nogil:
+    cdef:
+        size_t body_size = error_body_size(code, <unsigned int>size)
+        uint8_t* frame
+    if connection.state == STATE_FREE or connection.state >= STATE_CLOSING:
+        return
+    connection.state = STATE_CLOSING
+    connection.close_code = <unsigned short>code
+    output_doom(output, connection)
+    frame = output_reserve(output, HEADER_SIZE + body_size)
+    if frame == NULL:
+        output_drop(output, connection, code)
+        return
+    write_header(frame, FRAME_CLOSE, <unsigned int>body_size)
+    write_error_body(frame + HEADER_SIZE, code, error_flags(code), retry_after_ms, message, <unsigned int>size)
+    output_add_slice(output, connection, frame, HEADER_SIZE + body_size)
+
+
+cdef void output_overflow(Output* output, Connection* connection) noexcept nogil:
+    # What is pending stays: CLOSE must begin where a frame ends, and the kernel may have taken half of one.
+    output_close(output, connection, ERROR_SLOW_RECEIVER, NULL, 0, 0)
+
+
+# --- backlog ---
+
+cdef inline uint8_t* backlog_bytes(Backlog* backlog) noexcept nogil:
+    return <uint8_t*>backlog + sizeof(Backlog)
+
+
+# Room for `size` more bytes behind the backlog's end. -1: no memory.
+cdef int grow_backlog(Connection* connection, size_t size) noexcept nogil:
+    cdef:
+        Backlog* backlog = connection.backlog
+        size_t held = 0
+        size_t capacity
+    if backlog != NULL:
+        held = backlog.end - backlog.start
+        if backlog.end + size <= backlog.capacity:
+            return 0
+        if held + size <= backlog.capacity:
+            memmove(backlog_bytes(backlog), backlog_bytes(backlog) + backlog.start, held)
+            backlog.start = 0
+            backlog.end = held
+            return 0
+    capacity = MIN_BACKLOG
+    while capacity < held + size:
+        capacity *= 2
+    backlog = <Backlog*>malloc(sizeof(Backlog) + capacity)
+    if backlog == NULL:
+        return -1
+    backlog.start = 0
+    backlog.end = held
+    backlog.capacity = capacity
+    if held:
+        memcpy(backlog_bytes(backlog), backlog_bytes(connection.backlog) + connection.backlog.start, held)
+    free(connection.backlog)
+    connection.backlog = backlog
+    return 0
+
+
+cdef inline void forget_slices(Connection* connection) noexcept nogil:
+    connection.last = NULL
+    connection.n_slices = 0
+
+
+# Copies all slices but their first `skip` bytes behind `target`.
+cdef void copy_slices(const Connection* connection, size_t skip, uint8_t* target) noexcept nogil:
+    cdef const Slice* slice = &connection.first
+    if connection.last == NULL:
+        return
+    while slice != NULL:
+        if skip >= slice.size:
+            skip -= slice.size
+        else:
+            memcpy(target, slice.data + skip, slice.size - skip)
+            target += slice.size - skip
+            skip = 0
+        slice = slice.next
+
+
+cdef inline size_t backlog_size(const Connection* connection) noexcept nogil:
+    return 0 if connection.backlog == NULL else connection.backlog.end - connection.backlog.start
+
+
+cdef int slices_to_backlog(Connection* connection) noexcept nogil:
+    return keep_rest(connection, 0)
+
+
+# The first `sent` of the pending bytes are out: the backlog becomes the rest. -1: no memory.
+cdef int keep_rest(Connection* connection, size_t sent) noexcept nogil:
+    cdef:
+        size_t held = backlog_size(connection)
+        size_t size = connection.pending - held  # of the slices
+        size_t skip = 0
+    if sent < held:
+        connection.backlog.start += sent
+    else:
+        skip = sent - held
+        free(connection.backlog)
+        connection.backlog = NULL
+    if size > skip:
+        if grow_backlog(connection, size - skip) < 0:
+            return -1
+        copy_slices(connection, skip, backlog_bytes(connection.backlog) + connection.backlog.end)
+        connection.backlog.end += size - skip
+    connection.pending -= <unsigned int>sent
+    forget_slices(connection)
+    return 0
+
+
+# --- flush ---
+
+cdef void watch(Output* output, Connection* connection, unsigned int events) noexcept nogil:
+    cdef epoll_event event
+    event.events = events
+    event.data.u64 = connection_handle(connection)
+    epoll_ctl(output.epoll_descriptor, EPOLL_CTL_MOD, connection.descriptor, &event)
+
+
+# Many pieces joined into one. NULL: no memory.
+cdef const uint8_t* joined(Output* output, const Connection* connection) noexcept nogil:
+    cdef:
+        size_t held = backlog_size(connection)
+        uint8_t* scratch
+    if output.scratch_capacity < connection.pending:
+        scratch = <uint8_t*>realloc(output.scratch, connection.pending)
+        if scratch == NULL:
+            return NULL
+        output.scratch = scratch
+        output.scratch_capacity = connection.pending
+    if held:
+        memcpy(output.scratch, backlog_bytes(connection.backlog) + connection.backlog.start, held)
+    copy_slices(connection, 0, output.scratch + held)
+    return output.scratch
+
+
+cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
+    cdef:
+        iovec[MAX_PIECES + 1] pieces
+        msghdr message
+        size_t n_pieces = 0
+        const Slice* slice = &connection.first if connection.last != NULL else NULL
+        const uint8_t* data
+    if connection.backlog == NULL and connection.n_slices == 1:
+        return send(connection.descriptor, slice.data, slice.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+    if connection.n_slices > MAX_PIECES:
+        data = joined(output, connection)
+        if data == NULL:
+            errno = ENOMEM
+            return -1
+        return send(connection.descriptor, data, connection.pending, MSG_NOSIGNAL | MSG_DONTWAIT)
+    if connection.backlog != NULL:
+        pieces[0].iov_base = backlog_bytes(connection.backlog) + connection.backlog.start
+        pieces[0].iov_len = backlog_size(connection)
+        n_pieces = 1
+    while slice != NULL:
+        pieces[n_pieces].iov_base = <void*>slice.data
+        pieces[n_pieces].iov_len = slice.size
+        n_pieces += 1
+        slice = slice.next
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &pieces[0]
+    message.msg_iovlen = n_pieces
+    return sendmsg(connection.descriptor, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
+cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
+    if connection.backlog != NULL:
+        free(connection.backlog)
+        connection.backlog = NULL
+    forget_slices(connection)
+    connection.pending = 0
+    if connection.is_armed:
+        connection.is_armed = False
+        watch(output, connection, EPOLLIN)
+    if connection.state == STATE_CLOSING:
+        # Closing now would reset the connection if input is unread, and the reset may overtake CLOSE: end our side,
+        # read on until the peer ends its own (or the deadline).
+        connection.state = STATE_LINGERING
+        shutdown(connection.descriptor, SHUT_WR)
+
+
+cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
+    cdef ssize_t sent
+    if connection.state == STATE_LOST:
+        forget_slices(connection)
+        return
+    if connection.pending == 0:
+        all_sent(output, connection)
+        return
+    if connection.is_blocked:
+        if slices_to_backlog(connection) < 0:
+            output_drop(output, connection, 0)
+        return
+    sent = send_pieces(output, connection)
+    output.counters.send_calls += 1
+    if sent < 0:
+        if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+            output_drop(output, connection, 0)
+            forget_slices(connection)
+            return
+        sent = 0
+    output.counters.bytes_sent += <size_t>sent
+    if <size_t>sent == connection.pending:
+        all_sent(output, connection)
+        return
+    output.counters.sends_incomplete += 1
+    if keep_rest(connection, <size_t>sent) < 0:
+        output_drop(output, connection, 0)
+        forget_slices(connection)
+        return
+    connection.is_blocked = True
+    if not connection.is_armed:
+        connection.is_armed = True
+        watch(output, connection, EPOLLIN | EPOLLOUT)
+
+
+cdef void flush_sockets(Output* output) noexcept nogil:
+    cdef:
+        Connection* connection = output.dirty
+        Connection* following
+    output.dirty = NULL
+    while connection != NULL:
+        following = connection.next_dirty
+        if connection.transport != NULL:
+            connection.next_dirty = output.transports
+            output.transports = connection
+        else:
+            connection.is_dirty = False
+            flush_socket(output, connection)
+        connection = following
+
+
+cdef bytes take_pending(Connection* connection):
+    cdef:
+        bytes pending = PyBytes_FromStringAndSize(NULL, connection.pending)
+        uint8_t* target = <uint8_t*>PyBytes_AS_STRING(pending)
+        size_t held = backlog_size(connection)
+    if held:
+        memcpy(target, backlog_bytes(connection.backlog) + connection.backlog.start, held)
+    copy_slices(connection, 0, target + held)
+    free(connection.backlog)
+    connection.backlog = NULL
+    forget_slices(connection)
+    connection.pending = 0
+    return pending
+
+
+cdef void output_end_turn(Output* output) noexcept nogil:
+    output.turn += 1
+    arena_reset(&output.bytes)
+    arena_reset(&output.nodes)
+
+
+cdef void output_free(Output* output) noexcept nogil:
+    arena_free(&output.bytes)
+    arena_free(&output.nodes)
+    free(output.scratch)
+    output.scratch = NULL
+    output.scratch_capacity = 0
