@@ -102,11 +102,14 @@ class Hub:
 
     # Channels
     def begin_join(self, connection: int, channel: bytes) -> int:
-        """Announce a join before looking anything up; its generation. The channel's head is pinned from here on. 0: the connection
-        is not ready (`session` gives None) or is in max_channels_per_connection channels. A joined channel may be joined
-        again: it stays joined and keeps its number. Raises ValueError: empty, or over MAX_CHANNEL_NAME_SIZE."""
+        """Announce a join before looking anything up; its generation. The channel's head is pinned from here on, so end it by
+        `complete_join` or `cancel_join`. 0: the connection is not ready (`session` gives None) or is already in
+        max_channels_per_connection channels. A joined channel may be joined again: it stays joined and keeps its number.
+        Raises ValueError: the name is empty, or longer than any channel's."""
     def complete_join(self, connection: int, channel: bytes, generation: int, may_send: bool) -> int:
         """Subscribe; the channel's number. 0: a leave, a kick, a newer begin_join or a disconnect came in between."""
+    def cancel_join(self, connection: int, channel: bytes, generation: int) -> bool:
+        """A join that came to nothing. False: it is joined (by an earlier join), or another begin_join is under way."""
     def leave(self, connection: int, channel: bytes) -> bool:
         """Also takes back a begin_join. True if it was joined."""
     def remove_player(self, player: bytes, channel: bytes) -> list[int]:
