@@ -20,7 +20,7 @@ class BackendUnavailable(Exception):
 
 
 class LogFull(Exception):
-    """The log's queue is full: refuse the send, retryable."""
+    """The log's queue is full, or the log is closed: the record was not taken in. Refuse the send, retryable."""
 
 
 class LogRecord(NamedTuple):
@@ -33,7 +33,10 @@ class LogRecord(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of an appended record. `code` 0: durable at `offset`. Otherwise it is not in the log, unless `uncertain`."""
+    """What became of an appended record. `code` 0: durable at `offset`, with the log's `time` of it.
+
+    Otherwise `code` says why not, partition is -1, offset and time are 0, and the record is not in the log, unless `uncertain`.
+    """
 
     token: object
     partition: int
@@ -59,13 +62,17 @@ class MessageLog(Protocol):
     async def close(self) -> None:
         """Writes out what was appended; every append has had its outcome when this returns."""
     def append(self, channel: bytes, value: bytes, token: object) -> None:
-        """Take a record in without waiting; its outcome comes through `on_outcomes` once. Raises LogFull."""
-    def on_outcomes(self, callback: Callable[[list[Outcome]], None]) -> None: ...
+        """Take a record in without waiting; its outcome comes through `on_outcomes` once, never before this returns.
+
+        Records of one partition get their offsets in the order in which they were appended. Raises LogFull."""
+    def on_outcomes(self, callback: Callable[[list[Outcome]], None]) -> None:
+        """Outcomes come in batches, to every callback given; outcomes of different partitions in any order."""
     async def tail(self, since_ms: int, on_records: Callable[[int, Sequence[LogRecord]], None]) -> None:
         """Replay every partition from the first record with time >= since_ms, then go on live, for ever.
 
         Calls on_records(partition, records) in offset order without a gap or a repetition. Returns when all that was in the log
-        when it was called has been handed over; live records go on coming after that.
+        when it was called has been handed over; live records go on coming after that. Any number of tails may run. Raises
+        BackendUnavailable if the log cannot be read; then no more records come.
         """
 
 
@@ -101,7 +108,7 @@ class History(Protocol):
 
 
 class Conversation(NamedTuple):
-    """A group or private chat of a player: last id, read mark, number of messages after it (at most 1,000)."""
+    """A group or private chat of a player: last id, read mark, and how many messages of others come after it (at most 1,000)."""
 
     channel: bytes
     head: int
@@ -124,7 +131,9 @@ class SessionStore(Protocol):
     async def end(self, session: int, until_ms: int) -> None:
         """The session may not resume any more; to be remembered until its last ticket is void. Durable when it returns."""
     async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
-        """The player's private chats and the given groups, newest first."""
+        """The player's private chats and the given groups, by the time of the last message, newest first.
+
+        A private chat is there for both its players from its first message on, for as long as its head is known."""
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
         """Move the read mark forward; False if it was there already. Durable when it returns."""
     async def set_presence(self, player: bytes, session: int, presence: str) -> str:
@@ -163,7 +172,9 @@ class Relations(Protocol):
     async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
         """Oldest first; at most limit. Empty: there is no such group."""
     async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
-        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such group."""
+        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such group.
+
+        A group always has one owner: any other role for the owner changes nothing. Raises ValueError for an unknown role."""
     async def leave(self, group: bytes, player: bytes) -> Departure:
         """Remove a member; an owner's place goes to the oldest officer, else the oldest member; the last one ends the group."""
     async def block(self, player: bytes, other: bytes) -> None: ...

@@ -1,0 +1,125 @@
+"""Reads the rows of the log table: pages of records, entries of a channel's history, heads. Never writes.
+
+Pages come out of SQLite as one JSON text. sqlite3 lets go of the GIL for every row that it steps to and has to get it
+back; beside a loop thread that is busy in Python, 500 rows took 450 ms that way and 12 ms as one row, for 0.6 ms more
+of processor time (measured). Values are hex in it, for JSON has no bytes.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from chatcore_ext.record import decode_record
+from chatcore_server.backends import Head, HistoryEntry, LogRecord
+from chatcore_server.embedded.database import PARTITION_SHIFT, unsigned
+
+OFFSET_MASK = (1 << PARTITION_SHIFT) - 1
+NO_HEAD = Head(0, 0, 0)
+
+_PAGE = """
+SELECT json_group_array(json_array(position, time, hex(channel), hex(value))) FROM (
+    SELECT position, time, channel, value FROM log WHERE position > ? AND position < ? ORDER BY position LIMIT ?)
+"""
+_AFTER = """
+SELECT json_group_array(json_array(position, prev, hash, time, hex(value))) FROM (
+    SELECT position, prev, hash, time, value FROM log
+    WHERE channel = ? AND prev IS NOT NULL AND position > ? ORDER BY position LIMIT ?)
+"""
+_BEFORE = """
+SELECT json_group_array(json_array(position, prev, hash, time, hex(value))) FROM (
+    SELECT position, prev, hash, time, value FROM log
+    WHERE channel = ? AND prev IS NOT NULL AND position < ? ORDER BY position DESC LIMIT ?)
+"""
+_HEAD = """
+SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL ORDER BY position DESC LIMIT 1
+"""
+_TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
+# The sender in a record's value is a length byte and the name, from byte 27 on (chatcore_ext/record.pyi), as substr counts.
+_UNREAD = """
+SELECT count(*) FROM (
+    SELECT 1 FROM log WHERE channel = ? AND prev IS NOT NULL AND position > ? AND substr(value, 27, ?) <> ? LIMIT ?)
+"""
+
+_page_decoder = msgspec.json.Decoder(list[tuple[int, int, str, str]])
+_entry_decoder = msgspec.json.Decoder(list[tuple[int, int, int, int, str]])
+
+
+def first_position(partition: int) -> int:
+    """Just below the partition's first record."""
+    return partition << PARTITION_SHIFT
+
+
+def read_page(connection: sqlite3.Connection, partition: int, after: int, limit: int) -> list[LogRecord]:
+    """The first `limit` records with offset > after."""
+    start = first_position(partition)
+    text = connection.execute(_PAGE, (start + after, first_position(partition + 1), limit)).fetchone()[0]
+    unhex = bytes.fromhex
+    return [
+        LogRecord(position & OFFSET_MASK, time, unhex(channel), unhex(value))
+        for position, time, channel, value in _page_decoder.decode(text)
+    ]
+
+
+def offset_bounds(connection: sqlite3.Connection, partition: int) -> tuple[int, int]:
+    """The first and last offset that the log still has, (1, 0) if it has none."""
+    start, end = first_position(partition), first_position(partition + 1)
+    bounds = "SELECT min(position), max(position) FROM log WHERE position > ? AND position < ?"
+    first, last = connection.execute(bounds, (start, end)).fetchone()
+    return (1, 0) if first is None else (first & OFFSET_MASK, last & OFFSET_MASK)
+
+
+def last_offset_before(connection: sqlite3.Connection, partition: int, since_ms: int) -> int:
+    """The offset just before the first record with time >= since_ms. Times never fall and offsets are dense: bisect."""
+    low, high = offset_bounds(connection, partition)
+    start = first_position(partition)
+    while low <= high:
+        middle = (low + high) // 2
+        time = connection.execute("SELECT time FROM log WHERE position = ?", (start + middle,)).fetchone()[0]
+        if time < since_ms:
+            low = middle + 1
+        else:
+            high = middle - 1
+    return low - 1
+
+
+def read_head(connection: sqlite3.Connection, channel: bytes) -> Head:
+    row = connection.execute(_HEAD, (channel,)).fetchone() or connection.execute(_TRIMMED_HEAD, (channel,)).fetchone()
+    if row is None:
+        return NO_HEAD
+    return Head(row[0] & OFFSET_MASK, unsigned(row[1]), row[2])
+
+
+def read_heads(connection: sqlite3.Connection, channels: Sequence[bytes]) -> list[Head]:
+    return [read_head(connection, channel) for channel in channels]
+
+
+def read_after(
+    connection: sqlite3.Connection, partition: int, channel: bytes, after: int, limit: int
+) -> list[HistoryEntry]:
+    position = first_position(partition) + min(after, OFFSET_MASK)
+    return _entries(connection.execute(_AFTER, (channel, position, limit)).fetchone()[0])
+
+
+def read_before(
+    connection: sqlite3.Connection, partition: int, channel: bytes, before: int, limit: int
+) -> list[HistoryEntry]:
+    position = first_position(partition) + min(before, OFFSET_MASK)
+    return _entries(connection.execute(_BEFORE, (channel, position, limit)).fetchone()[0])[::-1]
+
+
+def count_unread(
+    connection: sqlite3.Connection, partition: int, channel: bytes, player: bytes, read: int, limit: int
+) -> int:
+    """Messages of others after the read mark, at most `limit`."""
+    sender = bytes((len(player),)) + player
+    position = first_position(partition) + read
+    return int(connection.execute(_UNREAD, (channel, position, len(sender), sender, limit)).fetchone()[0])
+
+
+def _entries(text: str) -> list[HistoryEntry]:
+    entries = []
+    for position, prev, hash, time, value in _entry_decoder.decode(text):
+        _, _, _, _, sender, body = decode_record(bytes.fromhex(value))
+        entries.append(HistoryEntry(position & OFFSET_MASK, prev, unsigned(hash), time, sender, body))
+    return entries

@@ -1,0 +1,184 @@
+"""What the writer thread knows of the log: the next offsets, the view that places messages, the recent sends.
+
+Writer thread only, except for `RecentSends.find`. Everything here follows from the table: after a failed transaction it is
+read anew from there.
+"""
+
+import sqlite3
+import time
+from typing import NamedTuple
+
+from chatcore_ext.chain_hash import name_hash
+from chatcore_ext.constants import RecordKind
+from chatcore_ext.log_view import LogView
+from chatcore_server.backends import LogRecord, Outcome
+from chatcore_server.embedded.database import PARTITION_SHIFT, signed, unsigned
+from chatcore_server.embedded.log_rows import (
+    OFFSET_MASK,
+    first_position,
+    last_offset_before,
+    offset_bounds,
+    read_page,
+)
+from chatcore_server.embedded.settings import EmbeddedSettings
+
+MESSAGE_KIND = bytes((RecordKind.RECORD_MESSAGE,))
+DIRECT_PREFIX = b"dm:"
+_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
+_HEAD_BEFORE = """
+SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL AND position < ?
+ORDER BY position DESC LIMIT 1
+"""
+_CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
+
+Append = tuple[bytes, bytes, object]    # channel, value, token
+Row = tuple[int, int, bytes, bytes, int | None, int | None]
+
+
+def direct_players(channel: bytes) -> list[bytes]:
+    """The two players of a private chat; none for every other channel."""
+    parts = channel.split(b":")
+    return parts[1:] if len(parts) == 3 and channel.startswith(DIRECT_PREFIX) else []
+
+
+class Placed(NamedTuple):
+    """A batch of appends with their places; what the table must hold before any of it may be told."""
+
+    rows: list[Row]
+    conversations: list[tuple[bytes, bytes]]
+    sends: list[tuple[bytes, int]]
+    outcomes: list[Outcome]
+    records: dict[int, list[LogRecord]]
+
+
+class RecentSends:
+    """Where the first copy of each recent send lies: (channel, session, seq) -> offset, for acknowledging resends.
+
+    Two generations, so that nothing is removed one by one: a send is known for at least `window_ms`, unless more than
+    `max_sends` came since. An index in the file was measured and rejected: its keys are random, so it rewrote one
+    page per record and doubled the cost of a batch.
+    """
+
+    def __init__(self, window_ms: int, max_sends: int) -> None:
+        self._window_ms = window_ms
+        self._max_generation = max(1, max_sends // 2)
+        self._current: dict[bytes, int] = {}
+        self._previous: dict[bytes, int] = {}
+        self._started = 0
+
+    @staticmethod
+    def key(channel: bytes, value: bytes) -> bytes:
+        """From a record's value: bytes 2 to 18 are its session and seq (chatcore_ext/record.pyi)."""
+        return value[2:18] + channel
+
+    def add(self, sends: list[tuple[bytes, int]], now: int) -> None:
+        if now - self._started > self._window_ms or len(self._current) >= self._max_generation:
+            # In this order, so that another thread between the two lines finds what it could find before.
+            self._previous = self._current
+            self._current = {}
+            self._started = now
+        self._current.update(sends)
+
+    def find(self, channel: bytes, session: int, seq: int) -> int:
+        """Any thread."""
+        key = session.to_bytes(8, "big") + seq.to_bytes(8, "big") + channel
+        previous = self._previous
+        return self._current.get(key) or previous.get(key, 0)
+
+
+class LogWriter:
+    """Gives records their offset, time, prev and hash, and writes them; see `load` for what it must know first."""
+
+    def __init__(self, settings: EmbeddedSettings) -> None:
+        self._settings = settings
+        self._view = LogView(window_ms=settings.replay_window_ms, chain_idle_ms=settings.chain_idle_ms)
+        self._next = [1] * settings.partitions
+        self._stale = True
+        self.last_time = 0
+        self.sends = RecentSends(settings.replay_window_ms, settings.max_recent_sends)
+
+    def discard(self) -> None:
+        """What was placed last has not become durable: forget everything that the table does not say."""
+        self._stale = True
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Learn the table's state, if what is known is not it: offsets, and the replay window through the view."""
+        if not self._stale:
+            return
+        settings = self._settings
+        self._view = LogView(window_ms=settings.replay_window_ms, chain_idle_ms=settings.chain_idle_ms)
+        self._next = [row[0] for row in connection.execute("SELECT next_offset FROM partitions ORDER BY partition")]
+        for partition in range(settings.partitions):
+            self._next[partition] = max(self._next[partition], offset_bounds(connection, partition)[1] + 1)
+            last = connection.execute(
+                "SELECT time FROM log WHERE position = ?", (first_position(partition) + self._next[partition] - 1,)
+            ).fetchone()
+            self.last_time = max(self.last_time, last[0] if last else 0)
+        since = int(time.time() * 1000) - settings.replay_window_ms
+        for partition in range(settings.partitions):
+            self._replay(connection, partition, last_offset_before(connection, partition, since))
+        self._stale = False
+
+    def _replay(self, connection: sqlite3.Connection, partition: int, after: int) -> None:
+        while page := read_page(connection, partition, after, self._settings.page_records):
+            sends: list[tuple[bytes, int]] = []
+            for offset, record_time, channel, value in page:
+                if self._place(connection, partition, offset, record_time, channel, value) is not None:
+                    sends.append((RecentSends.key(channel, value), offset))
+            self.sends.add(sends, page[-1].time)
+            after = page[-1].offset
+
+    def _place(
+        self, connection: sqlite3.Connection, partition: int, offset: int, now: int, channel: bytes, value: bytes
+    ) -> tuple[int, int] | None:
+        """(prev, hash), or None for what history does not have: later copies, and what is no message."""
+        if value[1:2] != MESSAGE_KIND:
+            return None
+        view = self._view
+        if view.head(channel) is None:
+            self._learn_head(connection, partition, offset, channel)
+        try:
+            return view.place(partition, offset, now, channel, value)
+        except ValueError:
+            return None     # malformed: every reader of the log passes over it alike
+
+    def _learn_head(self, connection: sqlite3.Connection, partition: int, offset: int, channel: bytes) -> None:
+        """From the table as it was before this offset: a replay has still to go through what lies after it."""
+        row = connection.execute(_HEAD_BEFORE, (channel, first_position(partition) + offset)).fetchone()
+        if row is None:
+            row = connection.execute("SELECT id, hash, time FROM trimmed_heads WHERE channel = ?", (channel,)).fetchone()
+        if row is None:
+            self._view.learn_head(channel, 0, 0, 0)
+        else:
+            self._view.learn_head(channel, row[0] & OFFSET_MASK, unsigned(row[1]), row[2])
+
+    def place(self, connection: sqlite3.Connection, appends: list[Append]) -> Placed:
+        """Offsets, times, prevs and hashes for a batch; the caller inserts it by `insert` or calls `discard`."""
+        now = self.last_time = max(self.last_time, int(time.time() * 1000))
+        placed = Placed([], [], [], [], {})
+        n_partitions = len(self._next)
+        for channel, value, token in appends:
+            partition = name_hash(channel) % n_partitions
+            offset = self._next[partition]
+            self._next[partition] = offset + 1
+            chain = self._place(connection, partition, offset, now, channel, value)
+            position = partition << PARTITION_SHIFT | offset
+            if chain is None:
+                placed.rows.append((position, now, channel, value, None, None))
+            else:
+                prev, hash = chain
+                placed.rows.append((position, now, channel, value, prev, signed(hash)))
+                placed.sends.append((RecentSends.key(channel, value), offset))
+                if prev == 0:   # the first since the channel's head was last forgotten
+                    placed.conversations.extend((player, channel) for player in direct_players(channel))
+            placed.outcomes.append(Outcome(token, partition, offset, now))
+            placed.records.setdefault(partition, []).append(LogRecord(offset, now, channel, value))
+        return placed
+
+    def insert(self, connection: sqlite3.Connection, placed: Placed) -> None:
+        connection.executemany(_INSERT, placed.rows)
+        if placed.conversations:
+            connection.executemany(_CONVERSATION, placed.conversations)
+
+    def committed(self, placed: Placed) -> None:
+        self.sends.add(placed.sends, self.last_time)

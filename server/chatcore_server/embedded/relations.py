@@ -1,0 +1,164 @@
+"""Players, friends, blocks, groups and roles as tables of the embedded store. Checks no permissions."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import partial
+
+from chatcore_ext.error_codes import ErrorCode
+from chatcore_server.backends import Departure, Profile
+from chatcore_server.embedded.reader import Reader
+from chatcore_server.embedded.writer import Writer
+
+CODE = ErrorCode.ERROR_RELATIONS_UNAVAILABLE
+OWNER = "owner"
+OFFICER = "officer"
+MEMBER = "member"
+ROLES = (OWNER, OFFICER, MEMBER)
+
+_ROLE = "SELECT role FROM members WHERE channel = ? AND player = ?"
+_SET_ROLE = "UPDATE members SET role = ? WHERE channel = ? AND player = ?"
+_ADD_MEMBER = "INSERT INTO members (channel, player, role) VALUES (?, ?, ?)"
+_HEIR = """
+SELECT player FROM members WHERE channel = ? ORDER BY role = 'officer' DESC, number LIMIT 1
+"""
+_MUTUAL = """
+SELECT mine.other FROM friends AS mine JOIN friends AS theirs ON theirs.player = mine.other AND theirs.other = mine.player
+WHERE mine.player = ? ORDER BY mine.other
+"""
+_WAITING = """
+SELECT player FROM friends AS theirs WHERE other = ?
+AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
+ORDER BY player
+"""
+
+
+class EmbeddedRelations:
+    """Relations; see backends.py."""
+
+    def __init__(self, writer: Writer, reader: Reader) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    async def profile(self, player: bytes) -> Profile:
+        def look_up(connection: sqlite3.Connection) -> Profile:
+            groups = connection.execute("SELECT channel, role FROM members WHERE player = ? ORDER BY number", (player,))
+            return Profile(groups.fetchall(), _first(connection, _MUTUAL, player), read_blocks(connection, player))
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def create_group(self, group: bytes, owner: bytes) -> str:
+        def change(connection: sqlite3.Connection) -> str:
+            if not _exists(connection, group):
+                connection.execute(_ADD_MEMBER, (group, owner, OWNER))
+            return OWNER if _role(connection, group, owner) == OWNER else ""
+
+        return await self._writer.change(change, CODE)
+
+    async def role(self, group: bytes, player: bytes) -> str:
+        return await self._reader.look_up(partial(_role, group=group, player=player), CODE)
+
+    async def roles(self, group: bytes, players: Sequence[bytes]) -> list[str]:
+        def look_up(connection: sqlite3.Connection) -> list[str]:
+            return [_role(connection, group, player) for player in players]
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
+        def look_up(connection: sqlite3.Connection) -> list[tuple[bytes, str]]:
+            rows = "SELECT player, role FROM members WHERE channel = ? ORDER BY number LIMIT ?"
+            return connection.execute(rows, (group, limit)).fetchall()
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
+        if role not in ROLES:
+            raise ValueError(f"no such role: {role}")
+        return await self._writer.change(partial(_change_role, group=group, player=player, role=role), CODE)
+
+    async def leave(self, group: bytes, player: bytes) -> Departure:
+        def change(connection: sqlite3.Connection) -> Departure:
+            role = _role(connection, group, player)
+            if not role:
+                return Departure(False, b"", False)
+            connection.execute("DELETE FROM members WHERE channel = ? AND player = ?", (group, player))
+            heir = connection.execute(_HEIR, (group,)).fetchone()
+            if heir is None:
+                return Departure(True, b"", True)
+            if role != OWNER:
+                return Departure(True, b"", False)
+            connection.execute(_SET_ROLE, (OWNER, group, heir[0]))
+            return Departure(True, heir[0], False)
+
+        return await self._writer.change(change, CODE)
+
+    async def block(self, player: bytes, other: bytes) -> None:
+        await self._execute("INSERT OR IGNORE INTO blocks VALUES (?, ?)", (player, other))
+
+    async def unblock(self, player: bytes, other: bytes) -> None:
+        await self._execute("DELETE FROM blocks WHERE player = ? AND other = ?", (player, other))
+
+    async def blocks(self, player: bytes) -> list[bytes]:
+        return await self._reader.look_up(partial(read_blocks, player=player), CODE)
+
+    async def blocked_between(self, player: bytes, other: bytes) -> bool:
+        def look_up(connection: sqlite3.Connection) -> bool:
+            rows = "SELECT 1 FROM blocks WHERE (player = ?1 AND other = ?2) OR (player = ?2 AND other = ?1)"
+            return connection.execute(rows, (player, other)).fetchone() is not None
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def add_friend(self, player: bytes, other: bytes) -> bool:
+        def change(connection: sqlite3.Connection) -> bool:
+            connection.execute("INSERT OR IGNORE INTO friends VALUES (?, ?)", (player, other))
+            back = "SELECT 1 FROM friends WHERE player = ? AND other = ?"
+            return connection.execute(back, (other, player)).fetchone() is not None
+
+        return await self._writer.change(change, CODE)
+
+    async def remove_friend(self, player: bytes, other: bytes) -> None:
+        both = "DELETE FROM friends WHERE (player = ?1 AND other = ?2) OR (player = ?2 AND other = ?1)"
+        await self._execute(both, (player, other))
+
+    async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
+        def look_up(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
+            return _first(connection, _MUTUAL, player), _first(connection, _WAITING, player)
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def _execute(self, statement: str, parameters: tuple[bytes, bytes]) -> None:
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute(statement, parameters)
+
+        await self._writer.change(change, CODE)
+
+
+def read_blocks(connection: sqlite3.Connection, player: bytes) -> list[bytes]:
+    return _first(connection, "SELECT other FROM blocks WHERE player = ? ORDER BY other", player)
+
+
+def _first(connection: sqlite3.Connection, statement: str, player: bytes) -> list[bytes]:
+    return [row[0] for row in connection.execute(statement, (player,))]
+
+
+def _role(connection: sqlite3.Connection, group: bytes, player: bytes) -> str:
+    row = connection.execute(_ROLE, (group, player)).fetchone()
+    return "" if row is None else str(row[0])
+
+
+def _exists(connection: sqlite3.Connection, group: bytes) -> bool:
+    return connection.execute("SELECT 1 FROM members WHERE channel = ? LIMIT 1", (group,)).fetchone() is not None
+
+
+def _change_role(connection: sqlite3.Connection, group: bytes, player: bytes, role: str) -> bool:
+    if not _exists(connection, group):
+        return False
+    old = _role(connection, group, player)
+    if old == OWNER:
+        return True     # a group always has one owner: the place changes by giving it to somebody else, or by leaving
+    if role == OWNER:
+        connection.execute("UPDATE members SET role = ? WHERE channel = ? AND role = ?", (OFFICER, group, OWNER))
+    if old:
+        connection.execute(_SET_ROLE, (role, group, player))
+    else:
+        connection.execute(_ADD_MEMBER, (group, player, role))
+    return True
