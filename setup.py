@@ -14,7 +14,7 @@ BUILD = os.environ.get("CHATCORE_BUILD", "release")
 CHECKED = BUILD != "release"
 
 C_FLAGS = {
-    "release": ["-O3", "-fno-strict-aliasing"],
+    "release": ["-O3", "-g0"],
     "debug": ["-O1", "-g"],
     "coverage": ["-O1", "-g"],
     "sanitize": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
