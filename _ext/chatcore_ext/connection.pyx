@@ -32,6 +32,7 @@ cdef int add_chunk(ConnectionTable* table) noexcept nogil:
     for i in range(CHUNK_SIZE - 1, -1, -1):
         connection = <Connection*>memory + i
         connection.index = table.n_chunks * CHUNK_SIZE + i
+        connection.descriptor = -1  # 0 is somebody's
         connection.next_dirty = table.free
         table.free = connection
     table.n_chunks += 1

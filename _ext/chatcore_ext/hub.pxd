@@ -14,6 +14,7 @@ cdef class Hub:
         object on_control
         list events                # tuples that nobody has taken yet
         bytearray receive_memory   # owns state.receive_buffer
+        object receive_view        # of it, writable: for transports
         bytes direct_channel       # while on_direct runs: the channel,
         object direct_head         # and its head before the message
 

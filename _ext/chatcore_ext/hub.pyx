@@ -61,6 +61,7 @@ EVENT_REQUEST = <int>KIND_REQUEST
 EVENT_SEND = <int>KIND_SEND
 EVENT_DISCONNECTED = <int>KIND_DISCONNECTED
 EVENT_EXPIRED = <int>KIND_EXPIRED
+Event = tuple[object, ...]
 
 cdef enum:
     # Receivers from which on a fan-out of `deliver` lets other threads run: below, taking the GIL back costs more.
@@ -139,6 +140,7 @@ cdef class Hub:
         self.on_control = on_control
         self.events = []
         self.receive_memory = bytearray(RECEIVE_BUFFER_SIZE)
+        self.receive_view = memoryview(self.receive_memory)
         read_clocks(state)
         wheel_init(&state.wheel, WHEEL_SLOTS, WHEEL_TICK_MS, state.now_ms)
         if reactor_open(state) < 0:
@@ -148,7 +150,8 @@ cdef class Hub:
     def __dealloc__(self):
         cdef unsigned int i
         for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
-            self.let_go(connection_at(&self.state.connections, i))
+            if connection_at(&self.state.connections, i).state != STATE_FREE:
+                self.let_go(connection_at(&self.state.connections, i))
         routing_free(&self.state.routing)
         connection_table_free(&self.state.connections)
         queue_free(&self.state.events)

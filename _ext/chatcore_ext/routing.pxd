@@ -14,7 +14,7 @@ from chatcore_ext.tables cimport Channel, Connection, Named, Player, Session, Su
 cdef extern from "Python.h":
     # Of a bytes object that is known to live, without the GIL: both only read its fixed fields.
     const uint8_t* NAME_BYTES "(const uint8_t*)PyBytes_AS_STRING" (PyObject* name) noexcept nogil
-    size_t NAME_SIZE "PyBytes_GET_SIZE" (PyObject* name) noexcept nogil
+    size_t NAME_SIZE "(size_t)PyBytes_GET_SIZE" (PyObject* name) noexcept nogil
 
 
 # Loop thread only, with the GIL wherever something is added or removed. All zero is valid and empty.
