@@ -1,7 +1,7 @@
 """What one reader of the log knows, for the modules that place records without making Python objects of them."""
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from chatcore_ext.record cimport RecordFields
 from chatcore_ext.replay_window cimport ReplayWindow
@@ -16,7 +16,7 @@ cdef struct Placement:
 
 
 cdef enum:
-    NO_SLOT = 0xFFFFFFFF
+    NO_SLOT = -1
 
 
 # A channel's last message. One that is only pinned has id = unknown_id().
@@ -28,9 +28,10 @@ cdef struct Head:
     uint64_t ahead_id
     uint64_t ahead_hash
     PyObject* name             # borrowed from the key in `slots`; NULL: a free slot
-    uint32_t newer             # LRU list of the unpinned ones; `newer` also links the free slots
-    uint32_t older
+    int32_t newer             # LRU list of the unpinned ones; `newer` also links the free slots
+    int32_t older
     uint32_t n_pins
+    bint is_from_log           # False: from history, which may say something newer yet
 
 
 # Loop thread only.
@@ -44,13 +45,13 @@ cdef class LogView:
         uint64_t n_duplicates
         dict slots             # name -> index into heads
         Head* heads
-        uint32_t n_slots
-        uint32_t free_slot     # first of a list through `newer`
-        uint32_t newest
-        uint32_t oldest
+        int32_t n_slots
+        int32_t free_slot     # first of a list through `newer`
+        int32_t newest
+        int32_t oldest
 
-    # Takes the next record of a partition in; `out` says where it belongs. ValueError if it is malformed, or offset is no
-    # id; MemoryError. `offset` must be larger than any before it in this partition.
+    # Takes the next record of a partition in; `out` says where it belongs. `offset` must be larger than any before it
+    # in this partition. ValueError if the record is malformed or the offset is no id; MemoryError.
     cdef int place_record(
         self, uint32_t partition, uint64_t offset, uint64_t time, bytes channel,
         const uint8_t* value, size_t size, Placement* out
@@ -64,10 +65,10 @@ cdef class LogView:
     cdef int pin_channel(self, bytes channel) except -1
     cdef int unpin_channel(self, bytes channel) except -1
 
-    cdef uint32_t find_slot(self, bytes channel) except? NO_SLOT
-    cdef uint32_t add_slot(self, bytes channel) except? NO_SLOT
+    cdef int32_t find_slot(self, bytes channel) except? NO_SLOT
+    cdef int32_t add_slot(self, bytes channel) except? NO_SLOT
     cdef int grow(self) except -1
-    cdef int drop_slot(self, uint32_t slot) except -1
-    cdef int shrink_to_bound(self) except -1
-    cdef void unlink(self, uint32_t slot) noexcept
-    cdef void link_newest(self, uint32_t slot) noexcept
+    cdef int drop_slot(self, int32_t slot) except -1
+    cdef int evict_surplus(self) except -1
+    cdef void unlink(self, int32_t slot) noexcept
+    cdef void link_newest(self, int32_t slot) noexcept

@@ -7,8 +7,8 @@ generation and records what came in it. A verdict looks at the partition's curre
 - a copy that comes within `window_ms` of the first is always recognised;
 - a verdict depends on that partition's records of two generations, in order, and on nothing else: a reader that has
   replayed `2 * window_ms` decides like one that has read for ever, whatever the senders did;
-- a generation that is over is freed whole. (Rejected: a last-used time in each window and a sweep. It needs tombstones or
-  shifting, and a session that goes on sending keeps alive what a reader that started later cannot know.)
+- a generation that is over is freed whole. (Rejected: a last-used time in each window and a sweep. It needs tombstones
+  or shifting, and a session that goes on sending keeps alive what a reader that started later cannot know.)
 """
 
 from libc.stdint cimport uint32_t, uint64_t
