@@ -1,4 +1,4 @@
-"""Builds the C programs of this folder, at run time, into build/benchmarks. Never installs anything and knows no server."""
+"""Builds the C programs of this folder, at run time, into build/benchmarks. Installs nothing and knows no server."""
 
 import os
 import shlex

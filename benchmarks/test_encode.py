@@ -10,6 +10,8 @@ from chatcore_ext.frame import encode_ack, encode_deliver, encode_signal
 from chatcore_ext.record import decode_record, encode_record
 from measuring import Measure
 
+pytest_plugins = "measuring_plugin"
+
 N = 1000
 BODY = bytes(128)
 SENDER = b"player-0001"

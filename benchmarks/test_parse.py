@@ -1,9 +1,11 @@
-"""Parsing: a stream of SEND frames through FrameParser, each frame becoming a Python object (the hub's loop makes none)."""
+"""Parsing: SEND frames through FrameParser, each frame becoming a Python object (the hub's loop makes none)."""
 
 import pytest
 
 from chatcore_ext.frame import FrameParser, encode_send
 from measuring import Measure
+
+pytest_plugins = "measuring_plugin"
 
 STREAM_SIZE = 1 << 18  # bytes of one batch
 READ_SIZE = 1 << 16  # bytes handed over at once, as the hub's receive buffer

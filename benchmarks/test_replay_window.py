@@ -5,6 +5,8 @@ import pytest
 from chatcore_ext.replay_window import ReplayWindow
 from measuring import Measure
 
+pytest_plugins = "measuring_plugin"
+
 N = 1000
 PARTITIONS = 12
 

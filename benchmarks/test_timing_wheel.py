@@ -5,6 +5,8 @@ import pytest
 from chatcore_ext.timing_wheel import TimingWheel
 from measuring import Measure
 
+pytest_plugins = "measuring_plugin"
+
 N_SLOTS = 1024
 TICK_MS = 100
 N_MOVED = 1000
