@@ -33,7 +33,7 @@ DIRECTIVES = {
     "cdivision": True,
     "overflowcheck": False,
     "linetrace": BUILD == "coverage",
-    # Extension types hold pointers: a pickle of one could only be wrong. Also keeps `mypy.stubtest` free of an allowlist.
+    # Extension types hold pointers: a pickle of one could only be wrong.
     "auto_pickle": False,
     "autotestdict": False,
     "embedsignature": False,

@@ -6,10 +6,9 @@ clock.
 
 from dataclasses import dataclass, field
 
+from chatcore.operations import Entry
 from chatcore_ext.chain_hash import chain_hash
 from chatcore_ext.constants import NO_ID, UNKNOWN_ID, DeliverFlag
-
-from chatcore.operations import Entry
 
 MAX_HELD = 1000
 """Live entries held back during a sync. What comes beyond is dropped: it shows as a hole later and is synced then."""

@@ -6,9 +6,8 @@ Names are identifiers, never texts to show: ASCII only, so that no two of them l
 import re
 from typing import Literal
 
-from chatcore_ext.constants import MAX_NAME_SIZE
-
 from chatcore.errors import BadName
+from chatcore_ext.constants import MAX_NAME_SIZE
 
 ChannelKind = Literal["room", "group", "dm"]
 

@@ -7,6 +7,23 @@ Survives its connections: numbers, resends and order go on over any number of re
 from collections.abc import Callable
 
 import msgspec
+from msgspec import Struct
+
+from chatcore import events, operations
+from chatcore.channel_track import ChannelTrack, Progress
+from chatcore.errors import (
+    BodyTooLarge,
+    ChatError,
+    NotJoined,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    error_from_body,
+    error_from_code,
+)
+from chatcore.names import channel_kind
+from chatcore.operations import Entry, Hello, Operation, SyncRequest, Welcome, encode_body
+from chatcore.outbox import Outbox, PendingSend
 from chatcore_ext.constants import (
     DEFAULT_HELLO_TIMEOUT_MS,
     MAX_SIGNAL_BODY_SIZE,
@@ -30,23 +47,6 @@ from chatcore_ext.frame import (
     encode_send,
     encode_signal,
 )
-from msgspec import Struct
-
-from chatcore import events, operations
-from chatcore.channel_track import ChannelTrack, Progress
-from chatcore.errors import (
-    BodyTooLarge,
-    ChatError,
-    NotJoined,
-    OutcomeUnknown,
-    Overloaded,
-    ProtocolError,
-    error_from_body,
-    error_from_code,
-)
-from chatcore.names import channel_kind
-from chatcore.operations import Entry, Hello, Operation, SyncRequest, Welcome, encode_body
-from chatcore.outbox import Outbox, PendingSend
 
 SYNC_LIMIT = 500  # entries a page: the most that the protocol allows
 FIRST_SYNC_DELAY_MS = 50  # history may lag behind live messages; doubled up to the limit

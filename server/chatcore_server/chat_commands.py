@@ -11,7 +11,8 @@ from chatcore.names import channel_kind, direct_channel, validate_channel, valid
 
 HELP = """\
 text                      say it in the current channel (//text for a text that starts with /)
-/join CHANNEL             enter room:NAME, group:NAME or dm:A:B and make it the current channel; NAME alone means room:NAME
+/join CHANNEL             enter room:NAME, group:NAME or dm:A:B and make it the current channel; NAME alone means
+room:NAME
 /msg PLAYER [TEXT]        private chat: make it the current channel, and say TEXT if given
 /to CHANNEL               make a channel that you are in the current one
 /leave [CHANNEL]          stop receiving it (a group's membership stays)
