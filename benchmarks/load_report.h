@@ -5,6 +5,7 @@
 #ifndef CHATCORE_BENCHMARKS_LOAD_REPORT_H
 #define CHATCORE_BENCHMARKS_LOAD_REPORT_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -25,7 +26,7 @@ struct mark {
     uint64_t messages;
     uint64_t server_ns; /* CPU of all threads of the server's process */
     uint64_t own_ns;    /* CPU of this process */
-    uint64_t idle_ns;   /* of all cores, in steps of a clock tick */
+    uint64_t others_ns; /* CPU of all other processes, in steps of a clock tick */
 };
 
 struct report {
@@ -60,21 +61,48 @@ static uint64_t clock_ns(clockid_t clock)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-static uint64_t read_idle_ns(void)
+/* utime, stime, cutime and cstime of a process (proc(5), /proc/pid/stat): its CPU time and that of children that ended. */
+static uint64_t read_ticks(const char *pid)
 {
-    uint64_t user, nice, system, idle, waiting;
-    FILE *file = fopen("/proc/stat", "r");
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%.20s/stat", pid);
+    FILE *file = fopen(path, "r");
     if (file == NULL)
-        die("/proc/stat: %s", strerror(errno));
-    int n = fscanf(file, "cpu %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64, &user, &nice, &system, &idle, &waiting);
+        return 0; /* it has just ended */
+    size_t size = fread(line, 1, sizeof line - 1, file);
     fclose(file);
-    return n == 5 ? (idle + waiting) * (1000000000 / (uint64_t)sysconf(_SC_CLK_TCK)) : 0;
+    line[size] = '\0';
+    const char *rest = strrchr(line, ')'); /* a name may hold anything, but nothing after it a parenthesis */
+    uint64_t time[4];
+    const char *format = ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64;
+    if (rest == NULL || sscanf(rest, format, &time[0], &time[1], &time[2], &time[3]) != 4)
+        return 0;
+    return time[0] + time[1] + time[2] + time[3];
+}
+
+/*
+ * CPU time of all processes but the two. Not what /proc/stat lacks of idle time: that includes interrupts that found a
+ * core idle, which are the load's own doing.
+ */
+static uint64_t read_others_ns(int server_pid)
+{
+    DIR *processes = opendir("/proc");
+    if (processes == NULL)
+        die("/proc: %s", strerror(errno));
+    uint64_t ticks = 0;
+    for (struct dirent *entry; (entry = readdir(processes)) != NULL;) {
+        int pid = atoi(entry->d_name);
+        if (pid > 0 && pid != server_pid && pid != getpid())
+            ticks += read_ticks(entry->d_name);
+    }
+    closedir(processes);
+    return ticks * (1000000000 / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
 /* server_pid 0: there is no process to look at. */
 static struct mark take_mark(int server_pid, uint64_t deliveries, uint64_t messages)
 {
-    struct mark mark = {.deliveries = deliveries, .messages = messages, .idle_ns = read_idle_ns()};
+    struct mark mark = {.deliveries = deliveries, .messages = messages, .others_ns = read_others_ns(server_pid)};
     clockid_t clock;
     if (server_pid != 0) {
         if (clock_getcpuclockid(server_pid, &clock) != 0)
@@ -104,14 +132,12 @@ static void print_measured(const struct report *report)
     double seconds = (double)(second->time_ns - first->time_ns) / 1e9;
     double server = (double)(second->server_ns - first->server_ns) / 1e9;
     double own = (double)(second->own_ns - first->own_ns) / 1e9;
-    double idle = (double)(second->idle_ns - first->idle_ns) / 1e9;
+    double others = (double)(int64_t)(second->others_ns - first->others_ns) / 1e9;
     print_count("deliveries", second->deliveries - first->deliveries);
     print_count("messages", second->messages - first->messages);
     printf("\"seconds\": %.6f, \"generator_cpu_seconds\": %.6f, ", seconds, own);
-    if (report->has_server) {
-        double cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
-        printf("\"server_cpu_seconds\": %.6f, \"others_cores\": %.3f, ", server, cores - (idle + server + own) / seconds);
-    }
+    if (report->has_server)
+        printf("\"server_cpu_seconds\": %.6f, \"others_cores\": %.3f, ", server, others / seconds);
 }
 
 static void print_latency(const struct histogram *latency)
