@@ -213,7 +213,11 @@ class World:
         """The frames that the peer has got since the last call."""
         self.pump()
         parser = self.parsers.setdefault(id(peer), FrameParser(MAX_SERVER_BODY))
-        return parser.feed(peer.receive())
+        frames = []
+        while data := peer.receive():
+            frames += parser.feed(data)
+            self.pump()  # the kernel has room again
+        return frames
 
     def delivered(self, peer: Peer) -> list[Deliver]:
         return [decode_deliver(body) for kind, body in self.frames(peer) if kind == FrameType.FRAME_DELIVER]
