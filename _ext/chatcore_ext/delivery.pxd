@@ -1,24 +1,16 @@
 """From a log record to the DELIVER frames of its channel."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from chatcore_ext.hub_state cimport HubState
+from chatcore_ext.log_view cimport Placement
 from chatcore_ext.tables cimport Channel
 
 
-# A message that has its place in the log; the pointers are the record's.
-cdef struct PlacedMessage:
-    unsigned long long id
-    unsigned long long prev
-    unsigned long long hash
-    unsigned long long time
-    const uint8_t* sender
-    size_t sender_size
-    const uint8_t* body
-    size_t size
-
-
-# Encode once, and once more without content if somebody here must not see it; note it for every receiver.
-cdef void deliver_message(HubState* hub, Channel* channel, const PlacedMessage* message) noexcept nogil
+# A message at `offset` that the view has placed: encode it once, and once more without content if somebody here must not
+# see it; note it for every receiver.
+cdef void deliver_message(
+    HubState* hub, Channel* channel, uint64_t offset, uint64_t time, const Placement* place
+) noexcept nogil
 
 # The two players of "dm:A:B" as pieces of the name. False: it is no private chat.
 cdef bint direct_players(

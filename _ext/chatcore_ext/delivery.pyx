@@ -10,10 +10,24 @@ from chatcore_ext.output cimport output_reserve
 from chatcore_ext.routing cimport stamp_hiders
 
 
-cdef void deliver_message(HubState* hub, Channel* channel, const PlacedMessage* message) noexcept nogil:
+cdef enum:
+    HIDDEN_SIZE = HEADER_SIZE + DELIVER_PREFIX_SIZE
+
+
+cdef inline uint8_t* write_message(
+    uint8_t* at, const Channel* channel, uint64_t offset, uint64_t time, const Placement* place
+) noexcept nogil:
+    return write_deliver(
+        at, channel.number, 0, offset, place.prev, place.hash, time, place.record.sender, place.record.sender_len,
+        place.record.body, <unsigned int>place.record.body_len,
+    )
+
+
+cdef void deliver_message(
+    HubState* hub, Channel* channel, uint64_t offset, uint64_t time, const Placement* place
+) noexcept nogil:
     cdef:
-        size_t size = HEADER_SIZE + DELIVER_PREFIX_SIZE + message.sender_size + message.size
-        size_t hidden_size = HEADER_SIZE + DELIVER_PREFIX_SIZE
+        size_t size = HEADER_SIZE + DELIVER_PREFIX_SIZE + place.record.sender_len + place.record.body_len
         unsigned long long stamp = 0
         unsigned int n_receivers
         unsigned int n_hidden = 0
@@ -22,25 +36,21 @@ cdef void deliver_message(HubState* hub, Channel* channel, const PlacedMessage* 
     if channel.n_members == 0:
         return
     if hub.routing.hidden_senders.n_entries:
-        stamp = stamp_hiders(&hub.routing, message.sender, message.sender_size)
+        stamp = stamp_hiders(&hub.routing, place.record.sender, place.record.sender_len)
     frame = channel_reserve(&hub.output, channel, size)
     if frame == NULL:
-        return
-    write_deliver(
-        frame, channel.number, 0, message.id, message.prev, message.hash, message.time, message.sender,
-        <uint8_t>message.sender_size, message.body, <unsigned int>message.size,
-    )
+        return  # without memory the clients see a hole, by the next message's prev
+    write_message(frame, channel, offset, time, place)
     if stamp == 0:
         n_receivers = fan_out(&hub.output, channel, frame, size, NULL, 0)
     else:
-        hidden = output_reserve(&hub.output, hidden_size)
+        hidden = output_reserve(&hub.output, HIDDEN_SIZE)
         if hidden == NULL:
             return
         write_deliver(
-            hidden, channel.number, DELIVER_HIDDEN, message.id, message.prev, message.hash, message.time, NULL, 0,
-            NULL, 0,
+            hidden, channel.number, DELIVER_HIDDEN, offset, place.prev, place.hash, time, NULL, 0, NULL, 0
         )
-        n_receivers = fan_out_hidden(&hub.output, channel, frame, size, hidden, hidden_size, stamp, &n_hidden)
+        n_receivers = fan_out_hidden(&hub.output, channel, frame, size, hidden, HIDDEN_SIZE, stamp, &n_hidden)
     if n_receivers:
         hub.counters.messages_delivered += 1
         hub.counters.deliveries += n_receivers

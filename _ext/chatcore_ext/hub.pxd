@@ -3,13 +3,14 @@
 from libc.stdint cimport uint8_t
 
 from chatcore_ext.hub_state cimport HubState
+from chatcore_ext.log_view cimport LogView
 from chatcore_ext.tables cimport Channel, Connection, Session, Subscription
 
 
 cdef class Hub:
     cdef:
         HubState state
-        object view
+        LogView view
         object on_direct
         object on_control
         list events                # tuples that nobody has taken yet
@@ -37,5 +38,5 @@ cdef class Hub:
     cdef int introduce(self, bytes channel, list strangers, object head) except -1
     cdef int add_strangers(self, Channel* channel, const uint8_t* name, size_t size, list strangers) except -1
     cdef int deliver_record(
-        self, int partition, unsigned long long offset, unsigned long long time, bytes channel, bytes record
+        self, unsigned int partition, unsigned long long offset, unsigned long long time, bytes channel, bytes record
     ) except -1

@@ -8,7 +8,7 @@ loop over receivers ever meets a table that changes under it.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t
@@ -23,11 +23,11 @@ from chatcore_ext.constants cimport (
     DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, ERROR_PREFIX_SIZE, FRAME_EVENT,
     FRAME_GOAWAY, FRAME_REPLY, FRAME_WELCOME, GOAWAY_SIZE, HEADER_SIZE, MAX_BODY_LENGTH, MAX_CHANNEL_NAME_SIZE,
     MAX_NAME_SIZE, MAX_SIGNAL_BODY_SIZE, RECEIVE_BUFFER_SIZE, RECORD_CONTROL, RECORD_MESSAGE, REPLY_PREFIX_SIZE,
-    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
+    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS, no_id,
 )
 from chatcore_ext.counters cimport N_CODES, counters_as_dict
 from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
-from chatcore_ext.delivery cimport PlacedMessage, deliver_message, direct_players
+from chatcore_ext.delivery cimport deliver_message, direct_players
 from chatcore_ext.error_codes cimport (
     ERROR_FLAG_RETRY, ERROR_FLAG_UNCERTAIN, ERROR_OVERLOADED, ERROR_SESSION_REPLACED, error_flags,
 )
@@ -38,6 +38,7 @@ from chatcore_ext.fanout cimport channel_reserve, fan_out
 from chatcore_ext.frame cimport SignalFields, store_u32, write_ack, write_goaway, write_header
 from chatcore_ext.inbound cimport append_failed, append_refused, relay_signal
 from chatcore_ext.invariants cimport check_hub
+from chatcore_ext.log_view cimport LogView, Placement
 from chatcore_ext.output cimport (
     flush_sockets, output_append, output_close, output_drop, output_end_turn, output_free, output_mark_dirty,
     output_reserve, slices_to_backlog, take_pending,
@@ -47,7 +48,7 @@ from chatcore_ext.reactor cimport (
     admit, adopt, burst, close_descriptor, listen_on, reactor_close, reactor_open, read_clocks, resume_listening,
     stop_listening, take_input,
 )
-from chatcore_ext.record cimport RecordFields, read_record
+from chatcore_ext.record cimport read_record
 from chatcore_ext.routing cimport (
     NAME_BYTES, NAME_SIZE, channel_get, channel_release, find_name, find_named, hide_add, hide_remove, routing_free, session_free, session_new, stamp_hiders, subscription_free, subscription_join, subscription_new, subscription_to,
 )
@@ -108,7 +109,7 @@ cdef class Hub:
         self.state.output.epoll_descriptor = -1
 
     def __init__(
-        self, view not None, *, on_direct, on_control,
+        self, LogView view not None, *, on_direct, on_control,
         max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE,
         max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
@@ -266,7 +267,7 @@ cdef class Hub:
     cdef int drop_subscription(self, Subscription* subscription) except -1:
         cdef bytes name = name_of(&subscription.channel.named)
         if subscription_free(&self.state.routing, subscription):
-            self.view.unpin(name)
+            self.view.unpin_channel(name)
         return 0
 
     # Out of all tables, and told; only its bytes may still be on their way.
@@ -531,11 +532,11 @@ cdef class Hub:
             joined = channel_get(&self.state.routing, channel)
             try:
                 if joined.n_members + joined.n_pending == 0:
-                    self.view.pin(channel)
+                    self.view.pin_channel(channel)
                 subscription = subscription_new(&self.state.routing, joining, joined)
             except BaseException:
                 if channel_release(&self.state.routing, joined):
-                    self.view.unpin(channel)
+                    self.view.unpin_channel(channel)
                 raise
         self.state.routing.generation += 1
         subscription.generation = self.state.routing.generation
@@ -641,7 +642,7 @@ cdef class Hub:
 
     # --- the log's records ---
 
-    def deliver(self, int partition, records not None):
+    def deliver(self, unsigned int partition, records not None):
         cdef object failure = None
         for offset, time, channel, record in records:
             try:
@@ -652,25 +653,26 @@ cdef class Hub:
             raise failure
 
     cdef int deliver_record(
-        self, int partition, unsigned long long offset, unsigned long long time, bytes channel, bytes record
+        self, unsigned int partition, unsigned long long offset, unsigned long long time, bytes channel, bytes record
     ) except -1:
         cdef:
-            RecordFields fields
-            PlacedMessage message
+            Placement place
             Channel* found
             list strangers
-            object head, placed
+            object head
         self.state.counters.records += 1
-        if read_record(data_of(record), PyBytes_GET_SIZE(record), &fields) < 0:
+        if offset == no_id() or read_record(data_of(record), PyBytes_GET_SIZE(record), &place.record) < 0:
             self.state.counters.records_malformed += 1
             return 0
-        if fields.kind == RECORD_CONTROL:
-            self.on_control(channel, offset, time, fields.body[:fields.body_len])
+        if place.record.kind == RECORD_CONTROL:
+            self.on_control(
+                channel, offset, time, PyBytes_FromStringAndSize(<char*>place.record.body, place.record.body_len)
+            )
             return 0
         strangers = self.strangers_to(channel)
         head = self.view.head(channel) if strangers else None
-        placed = self.view.place(partition, offset, time, channel, record)
-        if placed is None:
+        self.view.place_fields(partition, offset, time, channel, &place)
+        if not place.first:
             self.state.counters.records_repeated += 1
             return 0
         if strangers:
@@ -678,18 +680,11 @@ cdef class Hub:
         found = <Channel*>find_name(&self.state.routing.channels, channel)
         if found == NULL:
             return 0
-        message.id = offset
-        message.prev, message.hash = placed
-        message.time = time
-        message.sender = fields.sender
-        message.sender_size = fields.sender_len
-        message.body = fields.body
-        message.size = fields.body_len
         if found.n_members >= MIN_UNLOCKED_FANOUT:
             with nogil:
-                deliver_message(&self.state, found, &message)
+                deliver_message(&self.state, found, offset, time, &place)
         else:
-            deliver_message(&self.state, found, &message)
+            deliver_message(&self.state, found, offset, time, &place)
         return 0
 
     # The connections of a private chat's players that know nothing of it yet. None: it is another kind of channel.
