@@ -137,6 +137,7 @@ def test_http_and_tls_clients_are_refused_at_once() -> None:
             FrameParser(4096).feed(greeting)
 
 
+@pytest.mark.resident_memory
 def test_many_parsers_leave_no_memory_behind() -> None:
     """Unfinished frames are malloc'ed, so resident memory tells: 20,000 x 4 KiB would be 80 MB."""
     piece = oracle.frame(1, b"x" * 4000)[:-1]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from chatcore_ext.hub import EVENT_DISCONNECTED
 from support.hub_world import World
 

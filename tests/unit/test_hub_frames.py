@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import encode_frame, encode_hello, encode_request, encode_send, encode_signal

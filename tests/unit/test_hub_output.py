@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import FrameParser, decode_deliver, encode_signal

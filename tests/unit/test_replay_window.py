@@ -4,11 +4,12 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from chatcore_ext.constants import MAX_UNACKED_SENDS
-from chatcore_ext.replay_window import REACH, ReplayWindow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from chatcore_ext.constants import MAX_UNACKED_SENDS
+from chatcore_ext.replay_window import REACH, ReplayWindow
 from support.oracles import replay
 from support.oracles.replay import ReplayModel
 
@@ -226,6 +227,7 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * 4096
 
 
+@pytest.mark.resident_memory
 def test_memory_is_given_back() -> None:
     def cycle() -> None:
         window = ReplayWindow(WINDOW_MS)

@@ -1,10 +1,11 @@
 """The timing wheel against a dict of deadlines."""
 
 import pytest
-from chatcore_ext.timing_wheel import TimingWheel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from chatcore_ext.timing_wheel import TimingWheel
 from support.oracles.timing import TimersModel
 
 N_SLOTS = 8
@@ -142,6 +143,7 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * 4096
 
 
+@pytest.mark.resident_memory
 def test_memory_is_given_back() -> None:
 
     def cycle() -> None:

@@ -1,9 +1,10 @@
 """The token bucket against exact fractions, and at the edges of its integers."""
 
 import pytest
-from chatcore_ext.token_bucket import NEVER, TokenBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chatcore_ext.token_bucket import NEVER, TokenBucket
 from support.oracles.timing import BucketModel
 
 STEPS = st.lists(st.tuples(st.one_of(st.integers(-50, 50), st.integers(0, 10**7)), st.integers(0, 30)), max_size=60)
