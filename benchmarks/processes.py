@@ -42,6 +42,7 @@ class Load(NamedTuple):
     talkers: int
     window: int = 1
     mode: str = "signals"
+    rate: int = 0  # messages/s of all talkers together, open loop; 0: closed loop
 
     @property
     def connections(self) -> int:
@@ -55,6 +56,7 @@ class Load(NamedTuple):
             f"--talkers={self.talkers}",
             f"--window={self.window}",
             f"--mode={self.mode}",
+            *([f"--rate={self.rate}"] if self.rate else []),
         ]
 
 

@@ -33,11 +33,10 @@ SHAPES = [
     Load("1 room x 1000, 1 talker", rooms=1, members=1000, talkers=1),
     Load("10 rooms x 100, 10 talkers each", rooms=10, members=100, talkers=10),
     Load("1000 connections in pairs", rooms=500, members=2, talkers=2),
+    Load("10 rooms x 100, 20,000 deliveries/s", rooms=10, members=100, talkers=1, rate=200),
 ]
-OTHERS_LIMIT = {
-    "signals": 0.1,
-    "messages": 0.25,
-}  # cores; the disk's kernel threads work for a log, and count as others
+NUMBERS = list(range(1, len(SHAPES) + 1))
+LATENCIES = ["p50", "p99"]
 PING_CONNECTIONS = 200  # connected and gone again before memory is read: what a server allocates once is not theirs
 KEPT_DESCRIPTORS = 200  # of a process's limit, for everything that is no connection
 
@@ -75,11 +74,11 @@ def measure(start: Starter, load: Load, seconds: float) -> dict[str, Any]:
     return answer
 
 
-def measure_pair(start: Starter, load: Load, seconds: float) -> Pair | None:
-    """One repetition; None if others used the machine meanwhile."""
+def measure_pair(start: Starter, load: Load, seconds: float, others_limit: float) -> Pair | None:
+    """One repetition; None if others used more of the machine meanwhile (cores)."""
     pair = Pair(measure(start_limit, load, seconds), measure(start, load, seconds))
     others = max(pair.limit["others_cores"], pair.ours["others_cores"])
-    quiet = bool(others <= OTHERS_LIMIT[load.mode])
+    quiet = bool(others <= others_limit)
     say(
         f"{load.mode:8} {load.name:32} limit {cpu_per_delivery(pair.limit):7.3f} us"
         f"  chatcore {cpu_per_delivery(pair.ours):7.3f} us  ratio {pair.ratio:5.2f}  others {others:.2f}"
@@ -88,13 +87,14 @@ def measure_pair(start: Starter, load: Load, seconds: float) -> Pair | None:
     return pair if quiet else None
 
 
-def measure_loads(start: Starter, loads: list[Load], runs: int, seconds: float, end: float) -> dict[Load, list[Pair]]:
-    """`runs` repetitions of every load, by turns; fewer if the machine is busy or `end` (monotonic) comes first."""
+def measure_loads(start: Starter, loads: list[Load], arguments: argparse.Namespace) -> dict[Load, list[Pair]]:
+    """The repetitions of every load, by turns; fewer of them if the machine is busy or the time is over."""
+    end = time.monotonic() + arguments.budget
     pairs: dict[Load, list[Pair]] = {load: [] for load in loads}
-    for _ in range(2 * runs):
+    for _ in range(2 * arguments.runs):
         for load in loads:
-            if len(pairs[load]) < runs and time.monotonic() < end:
-                pair = measure_pair(start, load, seconds)
+            if len(pairs[load]) < arguments.runs and time.monotonic() < end:
+                pair = measure_pair(start, load, arguments.seconds, arguments.others)
                 pairs[load] += [] if pair is None else [pair]
     return pairs
 
@@ -152,6 +152,10 @@ def most_connections(wanted: int) -> int:
     return wanted
 
 
+def median_latency(answers: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: statistics.median(float(answer["latency_us"][name]) for answer in answers) for name in LATENCIES}
+
+
 def summary(pairs: list[Pair]) -> dict[str, Any]:
     """Medians of a load, and the range of its ratios."""
     ratios = [pair.ratio for pair in pairs]
@@ -165,9 +169,8 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
         "ratio_range": [min(ratios), max(ratios)],
         "limit_us": median(lambda pair: cpu_per_delivery(pair.limit)),
         "chatcore_us": median(lambda pair: cpu_per_delivery(pair.ours)),
-        "limit_p50_us": median(lambda pair: float(pair.limit["latency_us"]["p50"])),
-        "chatcore_p50_us": median(lambda pair: float(pair.ours["latency_us"]["p50"])),
-        "chatcore_p99_us": median(lambda pair: float(pair.ours["latency_us"]["p99"])),
+        "limit_latency_us": median_latency([pair.limit for pair in pairs]),
+        "chatcore_latency_us": median_latency([pair.ours for pair in pairs]),
         "deliveries_checked": sum(p.limit["all_deliveries"] + p.ours["all_deliveries"] for p in pairs),
     }
 
@@ -183,6 +186,15 @@ def print_tables(loads: dict[Load, dict[str, Any]], memory: dict[str, dict[str, 
             f"| {load.mode}: {load.name} | {row['limit_us']:.3f} | {row['chatcore_us']:.3f} | **{row['ratio']:.2f}** "
             f"| {low:.2f}-{high:.2f} | {row['repetitions']} |"
         )
+    if open_loops := {load: row for load, row in loads.items() if load.rate}:
+        print("\n| open loop | limit p50 / p99, ms | chatcore p50 / p99, ms |")
+        print("| --- | --- | --- |")
+    for load, row in open_loops.items():
+        cells = [
+            " / ".join(f"{us / 1000:.2f}" for us in row[f"{name}_latency_us"].values())
+            for name in ("limit", "chatcore")
+        ]
+        print(f"| {load.mode}: {load.name} | {cells[0]} | {cells[1]} |")
     if memory:
         print("\n| server | idle connections | user bytes each | kernel bytes, both ends |")
         print("| --- | --- | --- | --- |")
@@ -199,11 +211,10 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=8, help="repetitions of each load (default 8)")
     parser.add_argument("--seconds", type=float, default=1.0, help="measured time of a run (default 1)")
-    parser.add_argument(
-        "--budget", type=float, default=540, help="seconds after which nothing new starts (default 540)"
-    )
+    parser.add_argument("--others", type=float, default=0.1, help="cores that others may use in a run (default 0.1)")
+    parser.add_argument("--budget", type=float, default=480, help="seconds for all loads together (default 480)")
     parser.add_argument("--modes", nargs="*", default=["signals", "messages"], choices=["signals", "messages"])
-    parser.add_argument("--loads", nargs="*", type=int, default=[1, 2, 3, 4], choices=[1, 2, 3, 4], help="which shapes")
+    parser.add_argument("--loads", nargs="*", type=int, default=NUMBERS, choices=NUMBERS, help="which shapes")
     parser.add_argument("--connections", type=int, default=20000, help="for memory; 0 leaves it out (default 20000)")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument(
@@ -237,7 +248,6 @@ def main() -> None:
     arguments = read_arguments()
     if arguments.steer and "CHATCORE_BENCHMARK_STEERED" not in os.environ:
         enter_namespace()
-    end = time.monotonic() + arguments.budget
     start: Starter = start_limit if arguments.calibrate else chatcore_server
     memory: dict[str, dict[str, float]] = {}
     if arguments.connections:
@@ -246,7 +256,7 @@ def main() -> None:
         memory["chatcore"] = measure_memory(start, connections)
     shapes = [SHAPES[number - 1] for number in arguments.loads]
     loads = [shape._replace(mode=mode) for mode in arguments.modes for shape in shapes]
-    pairs = measure_loads(start, loads, arguments.runs, arguments.seconds, end)
+    pairs = measure_loads(start, loads, arguments)
     if starved := [f"{load.mode}: {load.name}" for load in loads if not pairs[load]]:
         say(f"no quiet repetition of: {', '.join(starved)}; is something else running?")
     summaries = {load: summary(pairs[load]) for load in loads if pairs[load]}
