@@ -1,0 +1,164 @@
+"""The server's settings: what may be chosen, the defaults, and how file and flags are laid over them.
+
+Each Struct is a table of the configuration file. Durations are in ms and sizes in bytes, as the names say. Never opens a
+socket or a key; the environment and live reload are layers that come later (`load_settings` takes any number of them).
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from chatcore_ext import constants
+
+from chatcore_server.embedded.settings import EmbeddedSettings
+
+
+class SettingsError(Exception):
+    """A setting is unknown, of the wrong type or out of range. The text names the key and what it must be."""
+
+
+class AuthenticationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who signs the players' tokens. Neither key: a development secret in the data folder, on loopback only."""
+
+    secret_file: str = ""           # HS256: at least 32 bytes, as they are (a newline at the end is cut off)
+    public_key_file: str = ""       # EdDSA: an Ed25519 public key in PEM
+
+
+class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A player's devices."""
+
+    sessions_per_player: int = 8
+    # "refuse": the new login fails; "newest_wins": the oldest session ends. A session without a connection gives way first.
+    on_excess: Literal["refuse", "newest_wins"] = "refuse"
+    resume_grace_ms: int = constants.DEFAULT_RESUME_GRACE_MS
+
+
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client may cost."""
+
+    frame_bytes: int = constants.DEFAULT_MAX_FRAME_SIZE
+    pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE
+    connections: int = constants.DEFAULT_MAX_CONNECTIONS
+    channels: int = constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
+    frames_per_second: int = constants.DEFAULT_FRAMES_PER_SECOND
+    frame_burst: int = constants.DEFAULT_FRAME_BURST
+    hello_timeout_ms: int = constants.DEFAULT_HELLO_TIMEOUT_MS
+    heartbeat_ms: int = constants.DEFAULT_HEARTBEAT_MS
+    heartbeat_grace_ms: int = constants.DEFAULT_HEARTBEAT_GRACE_MS
+    sync_bytes: int = 65_536        # message bytes in one answer to `sync`: a quarter of pending_bytes, so that it always fits
+    requests_under_way: int = 512   # of one connection: a client that joins all its channels at once, and then some
+    conversations: int = 256        # in WELCOME and in the answer to `conversations`
+    members: int = 1_000            # in the answer to `members`
+
+    @property
+    def body_bytes(self) -> int:
+        """The largest message body that fits into a frame."""
+        return self.frame_bytes - constants.SEND_PREFIX_SIZE
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every reader of the message log must agree on."""
+
+    replay_window_ms: int = constants.DEFAULT_REPLAY_WINDOW_MS
+    chain_idle_ms: int = constants.DEFAULT_CHAIN_IDLE_MS
+    heads: int = constants.DEFAULT_MAX_HEADS
+
+
+class DrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the server stops when it is asked to."""
+
+    deadline_ms: int = 10_000           # then the process ends, whatever is under way
+    goaway_ms: int = 1_000              # how long clients may go on sending after GOAWAY
+    reconnect_window_ms: int = 2_000    # clients spread their reconnecting over this
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything. The defaults are a complete chat server on this machine alone."""
+
+    host: str = "127.0.0.1"
+    port: int = 7400
+    http_host: str = "127.0.0.1"
+    http_port: int = 7480
+    data: str = "data"
+    # "epoll": the server's own sockets. "transport": uvloop's, as TLS and WebSocket need it; slower, otherwise the same.
+    engine: Literal["epoll", "transport"] = "epoll"
+    authentication: AuthenticationSettings = AuthenticationSettings()
+    sessions: SessionSettings = SessionSettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+    drain: DrainSettings = DrainSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+
+    @property
+    def ticket_lifetime_ms(self) -> int:
+        """A ticket lives as long as a resend is recognised: a resumed client may always send again what was open."""
+        return self.log.replay_window_ms
+
+
+_ZERO_ALLOWED = {"port", "http_port", "resume_grace_ms", "goaway_ms", "reconnect_window_ms"}
+_HIGHEST = {"port": 65_535, "http_port": 65_535, "frame_bytes": constants.MAX_BODY_LENGTH}
+_LOG_FIELDS = ("replay_window_ms", "chain_idle_ms")
+
+
+def load_settings(*layers: Mapping[str, object]) -> ServerSettings:
+    """The defaults with each layer laid over the one before, table by table. Raises SettingsError."""
+    merged: dict[str, object] = {}
+    for layer in layers:
+        merged = _laid_over(merged, layer)
+    embedded = merged.get("embedded")
+    for name in _LOG_FIELDS:
+        if isinstance(embedded, Mapping) and name in embedded:
+            raise SettingsError(f"embedded.{name} is set once for all readers: as log.{name}")
+    try:
+        settings = msgspec.convert(merged, ServerSettings)
+        agreed = {name: getattr(settings.log, name) for name in _LOG_FIELDS}
+        settings = msgspec.structs.replace(settings, embedded=msgspec.structs.replace(settings.embedded, **agreed))
+    except ValueError as error:  # msgspec.ValidationError is one
+        raise SettingsError(_readable(str(error))) from None
+    _check_ranges(settings, "")
+    return settings
+
+
+def read_config(path: Path) -> dict[str, object]:
+    """The configuration file as a layer. Raises SettingsError if it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+
+
+def _laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _laid_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _readable(message: str) -> str:
+    """msgspec's "... unknown field `x` - at `$.limits`" as "unknown setting limits.x"."""
+    text, _, place = message.partition(" - at `$")
+    table = place.rstrip("`").removeprefix(".")
+    unknown = re.search(r"unknown field `(.+)`", text)
+    if unknown:
+        return f"unknown setting {table + '.' if table else ''}{unknown.group(1)}"
+    return f"{table}: {text}" if table else text
+
+
+def _check_ranges(table: msgspec.Struct, path: str) -> None:
+    for name in table.__struct_fields__:
+        value = getattr(table, name)
+        if isinstance(value, msgspec.Struct):
+            _check_ranges(value, f"{path}{name}.")
+        elif isinstance(value, int) and not path.startswith("embedded."):  # that table checks itself
+            lowest = 0 if name in _ZERO_ALLOWED else 1
+            highest = _HIGHEST.get(name, (1 << 53) - 1 if name.endswith("_ms") else (1 << 31) - 1)
+            if not lowest <= value <= highest:
+                raise SettingsError(f"{path}{name} must be {lowest} to {highest}, not {value}")
+    if isinstance(table, LimitSettings) and table.frame_bytes < 256:
+        raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")

@@ -1,0 +1,63 @@
+"""Settings: layers, units, and errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+from chatcore_ext import constants
+from chatcore_server.settings import ServerSettings, SettingsError, load_settings, read_config
+
+
+def test_defaults_are_the_constants() -> None:
+    settings = load_settings()
+    assert settings == ServerSettings()
+    assert settings.limits.frame_bytes == constants.DEFAULT_MAX_FRAME_SIZE
+    assert settings.limits.body_bytes == constants.DEFAULT_MAX_FRAME_SIZE - constants.SEND_PREFIX_SIZE
+    assert settings.ticket_lifetime_ms == constants.DEFAULT_REPLAY_WINDOW_MS
+    assert (settings.host, settings.port, settings.http_port) == ("127.0.0.1", 7400, 7480)
+
+
+def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
+    config = tmp_path / "chatcore.toml"
+    config.write_text('port = 1\n[limits]\nframe_bytes = 512\nheartbeat_ms = 99\n[sessions]\non_excess = "newest_wins"\n')
+    settings = load_settings(read_config(config), {"port": 2, "limits": {"frame_bytes": 1024}})
+    assert settings.port == 2
+    assert settings.limits.frame_bytes == 1024
+    assert settings.limits.heartbeat_ms == 99
+    assert settings.sessions.on_excess == "newest_wins"
+    assert settings.limits.channels == constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ({"prot": 1}, ["unknown setting prot"]),
+        ({"limits": {"frame_size": 1}}, ["unknown setting limits.frame_size"]),
+        ({"limits": {"frame_bytes": "4k"}}, ["limits.frame_bytes", "int"]),
+        ({"limits": {"frame_bytes": 100}}, ["limits.frame_bytes", "256"]),
+        ({"limits": {"connections": 0}}, ["limits.connections", "1 to"]),
+        ({"port": 65_536}, ["port", "65535"]),
+        ({"engine": "select"}, ["engine"]),
+        ({"embedded": {"partitions": 0}}, ["partitions"]),
+        ({"embedded": {"replay_window_ms": 5}}, ["embedded.replay_window_ms", "log.replay_window_ms"]),
+        ({"limits": 5}, ["limits"]),
+    ],
+)
+def test_errors_name_the_key(layer: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(layer)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_readers_of_the_log_agree() -> None:
+    settings = load_settings({"log": {"replay_window_ms": 7, "chain_idle_ms": 8}})
+    assert (settings.embedded.replay_window_ms, settings.embedded.chain_idle_ms) == (7, 8)
+
+
+def test_unreadable_configurations(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read"):
+        read_config(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("port = ")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        read_config(broken)
