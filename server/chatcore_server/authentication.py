@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jwt
+
 from chatcore.errors import AuthenticationError, BadName, TokenExpired
 from chatcore.names import validate_channel, validate_player
-
 from chatcore_server.settings import ServerSettings, SettingsError
 
 SECRET_NAME = "secret"
 SECRET_SIZE = 32        # bytes: HMAC-SHA256 gains nothing from more; RFC 7518, 3.2 asks for as many for HS256
 MAX_GRANTS = 64         # channels that a token may name: they go into every ticket
+
+_NEVER_MS = 1 << 53     # a token may claim any time; this one is still exact in every client's numbers
 
 # One secret, one purpose each: a ticket is never a token.
 _TOKEN_LABEL = b"chatcore development token 1"
@@ -73,7 +75,7 @@ def _identity(claims: dict[str, Any]) -> Identity:
             channels = [validate_channel(str(channel)).encode("ascii") for channel in channels]
     except BadName as error:
         raise AuthenticationError(error.message) from None
-    return Identity(player, int(claims["exp"]) * 1000, channels)
+    return Identity(player, min(int(claims["exp"]) * 1000, _NEVER_MS), channels)
 
 
 def make_token(key: bytes, player: str, lifetime_s: int, channels: Sequence[str] | None = None) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from chatcore_ext import constants
 
+from chatcore_ext import constants
 from chatcore_server.embedded.settings import EmbeddedSettings
 
 

@@ -8,6 +8,7 @@ import hmac
 from collections.abc import Iterable
 
 import msgspec
+
 from chatcore.errors import BadTicket
 
 MAX_TICKET_SIZE = 1024      # bytes, docs/protocol.md

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from chatcore.errors import AuthenticationError, TokenExpired
 from chatcore_server.authentication import (
     MAX_GRANTS,
@@ -21,8 +24,6 @@ from chatcore_server.authentication import (
     ticket_key,
 )
 from chatcore_server.settings import SettingsError, load_settings
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 KEY = bytes(range(32))
 

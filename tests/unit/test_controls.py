@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from chatcore_server.controls import (
     AnyControl,
     Blocked,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from chatcore_ext import constants
 from chatcore_server.settings import ServerSettings, SettingsError, load_settings, read_config
 

@@ -1,10 +1,11 @@
 """Resume tickets: they say what they were given, for as long as they may, and nobody else can make one."""
 
 import pytest
-from chatcore.errors import BadTicket
-from chatcore_server.tickets import MAX_TICKET_SIZE, TicketSigner, unpack_channels
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from chatcore.errors import BadTicket
+from chatcore_server.tickets import MAX_TICKET_SIZE, TicketSigner, unpack_channels
 
 SIGNER = TicketSigner(bytes(32), 300_000)
 NOW = 1_800_000_000_000

@@ -1,0 +1,250 @@
+"""Being in channels: join, leave, history, members, conversations, read marks, and private chats that open by themselves."""
+
+import asyncio
+from collections.abc import Iterable
+
+from chatcore.errors import ConnectionLost, NotAllowed, RequestError, TooManyChannels
+from chatcore.names import direct_players
+from chatcore.operations import (
+    ChannelRequest,
+    ConversationsReply,
+    ConversationState,
+    Empty,
+    Entry,
+    JoinReply,
+    MarkReadRequest,
+    MembersReply,
+    MemberState,
+    OpenedEvent,
+    ReadEvent,
+    SyncReply,
+    SyncRequest,
+)
+from chatcore_ext.constants import NO_ID, UNKNOWN_ID, DeliverFlag
+from chatcore_ext.error_codes import ErrorCode
+
+from chatcore_server.attendance import Attendance
+from chatcore_server.backends import BackendUnavailable, Conversation, HistoryEntry
+from chatcore_server.context import Caller, Context
+from chatcore_server.permissions import Permissions, channel_name, is_direct
+from chatcore_server.social import Social
+from chatcore_server.ticket_keeper import TicketKeeper
+
+MAX_SYNC = 500              # entries in one answer (docs/protocol.md)
+_MAX_ID = (1 << 63) - 1     # ids are the log's offsets: no log has more
+_ENTRY_OVERHEAD = 100       # bytes of an entry beside its body, at most
+_LAG_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+
+
+class Channels:
+    """The requests about channels of every kind; who belongs to a group is groups.py's."""
+
+    def __init__(
+        self, context: Context, permissions: Permissions, attendance: Attendance, social: Social, tickets: TicketKeeper
+    ) -> None:
+        self._context = context
+        self._permissions = permissions
+        self._attendance = attendance
+        self._social = social
+        self._tickets = tickets
+
+    # ---- Joining and leaving -----------------------------------------------------------------------------------------
+
+    async def join(self, caller: Caller, request: ChannelRequest) -> JoinReply:
+        """Answers in the same turn in which live delivery begins: history up to `head`, live after it."""
+        channel = channel_name(request.channel)
+        for _ in range(2):
+            number, role = await self._try_join(caller, channel)
+            if number:
+                head, hash = self.known_head(channel)
+                return JoinReply(request.channel, number, head, hash, role)
+            if self._context.hub.session(caller.connection) is None:
+                raise ConnectionLost
+        raise NotAllowed("the right to be there changed while joining")
+
+    async def _try_join(self, caller: Caller, channel: bytes) -> tuple[int, str]:
+        """The channel's number, 0 if rights changed after they had been looked up; and the role."""
+        hub, connection = self._context.hub, caller.connection
+        generation = hub.begin_join(connection, channel)
+        if not generation:
+            if hub.session(connection) is None:
+                raise ConnectionLost
+            raise TooManyChannels()
+        serial = self._context.recent.serial
+        try:
+            role = await self._permissions.check_join(caller, channel)
+            await self.learn_heads([channel])
+        except BaseException:
+            hub.cancel_join(connection, channel, generation)
+            raise
+        # A kick makes the generation stale by itself; a block leaves those who are in the private chat in it.
+        if is_direct(channel) and self._context.recent.changed_after(channel, serial):
+            hub.cancel_join(connection, channel, generation)
+            return 0, ""
+        was_present = self._attendance.is_present(caller.player, channel)
+        number = hub.complete_join(connection, channel, generation, True)
+        if number:
+            self.entered(caller.player, channel, connection, was_present)
+            self._tickets.joined(connection, channel)
+        return number, role
+
+    def entered(self, player: bytes, channel: bytes, connection: int, was_present: bool) -> None:
+        """What follows from a join, whoever made it."""
+        if is_direct(channel):
+            self._social.joined(channel)
+        elif not was_present:
+            self._attendance.arrived(player, channel, connection)
+
+    async def leave(self, caller: Caller, request: ChannelRequest) -> Empty:
+        channel = channel_name(request.channel)
+        if self._context.hub.leave(caller.connection, channel):
+            self._attendance.departed(caller.player, [channel])
+        return Empty()
+
+    async def learn_heads(self, channels: Iterable[bytes]) -> None:
+        """Ask history for the heads that the log's tail has not told. Without an answer they stay unknown: chat goes on."""
+        hub = self._context.hub
+        unknown = [channel for channel in channels if hub.head(channel) is None]
+        if not unknown:
+            return
+        try:
+            heads = await self._context.backends.history.heads(unknown)
+        except BackendUnavailable:
+            return
+        for channel, head in zip(unknown, heads, strict=True):
+            hub.learn_head(channel, head.id, head.hash, head.time)
+
+    def known_head(self, channel: bytes) -> tuple[int, int]:
+        """(id, hash) as a client is told them."""
+        return self._context.hub.head(channel) or (UNKNOWN_ID, 0)
+
+    def open_direct(self, channel: bytes, connections: list[int]) -> None:
+        """A message of a private chat is about to be delivered to these connections, which are not in it.
+
+        They may send at once. The message proves it: its sender was let in only while neither had blocked the other, and a
+        block since then is a control record on this very channel, so it has come by here before the message. Asking the
+        relations again could tell nothing more, so there is nothing here that depends on them.
+        """
+        hub = self._context.hub
+        blocked = self._context.recent.is_blocked(channel)
+        head, hash = self.known_head(channel)
+        for connection in connections:
+            if not self._context.is_granted(connection, channel):
+                continue
+            generation = hub.begin_join(connection, channel)
+            number = hub.complete_join(connection, channel, generation, True) if generation else 0
+            if number:
+                self._context.outbox.event(connection, OpenedEvent(channel.decode("ascii"), number, head, hash))
+                self._tickets.joined(connection, channel)
+        if blocked:
+            for player in channel.split(b":")[1:]:
+                hub.set_may_send(player, channel, False, ErrorCode.ERROR_BLOCKED)
+            self._social.opened_silenced(channel)
+
+    # ---- History -----------------------------------------------------------------------------------------------------
+
+    async def sync(self, caller: Caller, request: SyncRequest) -> SyncReply:
+        channel = channel_name(request.channel)
+        if request.after and request.before:
+            raise RequestError("sync takes one of `after` and `before`")
+        if request.limit < 1 or request.after < 0 or request.before < 0 or request.after > _MAX_ID:
+            raise RequestError("`limit` is at least 1, `after` and `before` are ids")
+        await self._permissions.check_read(caller, channel)
+        limit = min(request.limit, MAX_SYNC)
+        history = self._context.backends.history
+        if request.before:
+            found = await history.before(channel, min(request.before, _MAX_ID), limit + 1)
+            kept = self._fitting(reversed(found[-limit:]))[::-1]
+        else:
+            await self._await_history(channel, request.after)
+            found = await history.after(channel, request.after, limit + 1)
+            kept = self._fitting(found[:limit])
+        head = await self._head(channel)
+        return SyncReply(self._entries(caller.player, kept), len(kept) < len(found), head)
+
+    async def _await_history(self, channel: bytes, after: int) -> None:
+        """History may lag behind what was delivered live; a client that asks for what is missing should not get nothing."""
+        for pause in _LAG_WAITS_S:
+            live = self._context.hub.head(channel)
+            if live is None or live[0] <= after:
+                return
+            [head] = await self._context.backends.history.heads([channel])
+            if head.id >= live[0]:
+                return
+            await asyncio.sleep(pause)
+
+    def _fitting(self, entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
+        """The first ones that fit into an answer; at least one."""
+        kept: list[HistoryEntry] = []
+        room = self._context.settings.limits.sync_bytes
+        for entry in entries:
+            room -= len(entry.body) + _ENTRY_OVERHEAD
+            if kept and room < 0:
+                break
+            kept.append(entry)
+        return kept
+
+    def _entries(self, player: bytes, entries: list[HistoryEntry]) -> list[Entry]:
+        blocks = self._social.blocks_of(player)
+        hidden = int(DeliverFlag.DELIVER_HIDDEN)
+        return [
+            Entry(id, prev, hash, time, hidden, "", b"")
+            if sender in blocks
+            else Entry(id, prev, hash, time, 0, sender.decode("ascii"), body)
+            for id, prev, hash, time, sender, body in entries
+        ]
+
+    async def _head(self, channel: bytes) -> int:
+        live = self._context.hub.head(channel)
+        if live is not None:
+            return live[0]
+        [head] = await self._context.backends.history.heads([channel])
+        return head.id
+
+    # ---- Members, conversations, read marks --------------------------------------------------------------------------
+
+    async def members(self, caller: Caller, request: ChannelRequest) -> MembersReply:
+        channel = channel_name(request.channel)
+        await self._permissions.check_read(caller, channel)
+        limit = self._context.settings.limits.members
+        if channel.startswith(b"group:"):
+            found = await self._context.backends.relations.members(channel, limit + 1)
+        elif is_direct(channel):
+            found = [(player.encode("ascii"), "") for player in direct_players(request.channel)]
+        else:
+            found = [(player, "") for player in sorted(self._attendance.present(channel, limit + 1))]
+        shown = found[:limit]
+        presences = await self._context.backends.sessions.presence_of([player for player, _ in shown])
+        members = [
+            MemberState(player.decode("ascii"), role, presence)
+            for (player, role), presence in zip(shown, presences, strict=True)
+        ]
+        return MembersReply(members, len(found) > limit)
+
+    async def conversations(self, caller: Caller, request: Empty) -> ConversationsReply:
+        profile = await self._context.backends.relations.profile(caller.player)
+        found = await self._context.backends.sessions.conversations(
+            caller.player, [group for group, _ in profile.groups], self._context.settings.limits.conversations
+        )
+        return ConversationsReply(conversation_states(found))
+
+    async def mark_read(self, caller: Caller, request: MarkReadRequest) -> Empty:
+        """A mark beyond the last message would hide the next ones, so it stops there."""
+        channel = channel_name(request.channel)
+        if channel.startswith(b"room:"):
+            raise RequestError("rooms have no read marks")
+        await self._permissions.check_read(caller, channel)
+        id = min(max(request.id, NO_ID), await self._head(channel), _MAX_ID)
+        if await self._context.backends.sessions.mark_read(caller.player, channel, id):
+            event = ReadEvent(request.channel, id)
+            for _, connection in self._context.hub.sessions_of(caller.player):
+                if connection and connection != caller.connection:
+                    self._context.outbox.event(connection, event)
+        return Empty()
+
+
+def conversation_states(found: Iterable[Conversation]) -> dict[str, ConversationState]:
+    return {
+        conversation.channel.decode("ascii"): ConversationState(conversation.head, conversation.read, conversation.unread)
+        for conversation in found
+    }

@@ -1,0 +1,52 @@
+"""What Python tells clients: encodes it, hands it to the hub and sees to it that the hub flushes in this turn.
+
+Everything that appends output outside the hub's own turn goes through here or calls `wake`. Decides nothing.
+"""
+
+from collections.abc import Callable
+
+from chatcore.errors import ChatError
+from chatcore.operations import EventBody, encode_body
+from chatcore_ext.hub import Hub
+from msgspec import Struct
+
+from chatcore_server.backends import BackendUnavailable
+
+
+class Outbox:
+    """Loop thread only. `wake` asks for one flush at the end of the turn; calling it again costs nothing."""
+
+    def __init__(self, hub: Hub, wake: Callable[[], None]) -> None:
+        self._hub = hub
+        self.wake = wake
+
+    def reply(self, connection: int, request_id: int, body: Struct) -> None:
+        self._hub.reply(connection, request_id, encode_body(body))
+        self.wake()
+
+    def fail(self, connection: int, request_id: int, error: ChatError | BackendUnavailable) -> None:
+        self._hub.fail(connection, request_id, error.code, text_of(error), error.retry_after_ms)
+        self.wake()
+
+    def close(self, connection: int, error: ChatError | BackendUnavailable) -> None:
+        """CLOSE with the reason, then the connection ends."""
+        self._hub.close_connection(connection, error.code, text_of(error), error.retry_after_ms)
+        self.wake()
+
+    def event(self, connection: int, event: EventBody) -> None:
+        self._hub.event(connection, encode_body(event))
+        self.wake()
+
+    def event_to_player(self, player: bytes, event: EventBody) -> None:
+        """To all of the player's connections here."""
+        if self._hub.event_to_player(player, encode_body(event)):
+            self.wake()
+
+    def event_to_channel(self, channel: bytes, event: EventBody, except_connection: int = 0) -> None:
+        if self._hub.event_to_channel(channel, encode_body(event), except_connection):
+            self.wake()
+
+
+def text_of(error: ChatError | BackendUnavailable) -> bytes:
+    """What a client is told beside the code: a backend's reason is for the operator, not for players."""
+    return error.message.encode() if isinstance(error, ChatError) else b""

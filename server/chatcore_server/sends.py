@@ -1,0 +1,80 @@
+"""Messages into the log, and their acknowledgements out of it. What may be sent where, the hub has decided before."""
+
+import asyncio
+
+from chatcore_ext.constants import SendFlag
+from chatcore_ext.error_codes import ErrorCode
+from chatcore_ext.record import decode_record
+
+from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
+from chatcore_server.context import Context, now_ms
+
+_RETRY_AFTER_MS = 500
+_FIND_WAITS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+
+# What comes back with the outcome of a send: connection, seq, flags, channel, session (0 unless it is sent again).
+_Token = tuple[int, int, int, bytes, int]
+
+
+class Sends:
+    """Loop thread only. Every append of a message gets exactly one answer, if its connection is still there."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.n_under_way = 0        # appended, outcome not known
+        self.is_draining = False    # refuse what comes now
+
+    def on_send(self, connection: int, seq: int, flags: int, channel: bytes, record: bytes) -> None:
+        if self.is_draining:
+            self._context.hub.refuse(connection, seq, ErrorCode.ERROR_SHUTTING_DOWN, _RETRY_AFTER_MS)
+            return
+        session = decode_record(record)[1] if flags & SendFlag.SEND_RESEND else 0
+        try:
+            self._context.backends.log.append(channel, record, (connection, seq, flags, channel, session))
+        except LogFull:
+            self._context.hub.refuse(connection, seq, ErrorCode.ERROR_OVERLOADED, _RETRY_AFTER_MS)
+            return
+        self.n_under_way += 1
+        if flags & SendFlag.SEND_ACCEPTED:
+            self._context.hub.ack([(connection, seq, 0, now_ms())])
+
+    def on_outcomes(self, outcomes: list[Outcome]) -> None:
+        """A batch of the log's. Outcomes of control records complete their futures; see applied.py."""
+        acks: list[tuple[int, int, int, int]] = []
+        for outcome in outcomes:
+            token = outcome.token
+            if isinstance(token, asyncio.Future):
+                if not token.done():
+                    token.set_result(outcome)
+                continue
+            assert isinstance(token, tuple)
+            self.n_under_way -= 1
+            self._settle(token, outcome, acks)
+        if acks:
+            self._context.hub.ack(acks)
+        self._context.outbox.wake()
+
+    def _settle(self, token: _Token, outcome: Outcome, acks: list[tuple[int, int, int, int]]) -> None:
+        connection, seq, flags, channel, session = token
+        if flags & SendFlag.SEND_ACCEPTED:
+            return      # answered when it was appended
+        if outcome.code:
+            self._context.hub.refuse(connection, seq, outcome.code, _RETRY_AFTER_MS, outcome.uncertain)
+        elif session:
+            self._context.tasks.spawn(self._acknowledge_first(connection, seq, channel, session, outcome))
+        else:
+            acks.append((connection, seq, outcome.offset, outcome.time))
+
+    async def _acknowledge_first(self, connection: int, seq: int, channel: bytes, session: int, outcome: Outcome) -> None:
+        """The message is durable in any case; only which copy of it counts has to be found out, 0 = nobody knows any more."""
+        first = 0
+        try:
+            for pause in _FIND_WAITS_S:
+                await asyncio.sleep(pause)
+                first = await self._context.backends.history.find(channel, session, seq)
+                if first:
+                    break
+        except BackendUnavailable:
+            pass
+        self._context.hub.ack([(connection, seq, first, outcome.time)])
+        self._context.outbox.wake()
