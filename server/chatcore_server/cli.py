@@ -1,0 +1,106 @@
+"""The command `chatcore`. Each command imports what it needs when it runs, so that `chatcore token` stays fast.
+
+Knows options and texts; what the commands do is in serve.py, authentication.py and the chat modules.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from chatcore_server.serve import Server
+    from chatcore_server.settings import ServerSettings
+
+app = typer.Typer(
+    name="chatcore", help="In-game chat: server, client, tokens.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the chat protocol, 0 = any free one [7400].")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of /healthz and /readyz, 0 = any free one [7480].")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder, created if need be [./data].")] = None,
+) -> None:
+    """Run a chat server. Prints one line on standard output when it accepts connections; logs go to standard error."""
+    from chatcore_server.logging import configure_logging
+    from chatcore_server.serve import ServeError
+    from chatcore_server.serve import serve as run
+    from chatcore_server.settings import SettingsError, load_settings, read_config
+
+    configure_logging()
+    flags = {"host": host, "port": port, "http_port": http_port, "data": None if data is None else str(data)}
+    try:
+        settings = load_settings(
+            read_config(config) if config else {}, {name: value for name, value in flags.items() if value is not None}
+        )
+        raise typer.Exit(run(settings, lambda server: _tell_ready(server, settings)))
+    except (SettingsError, ServeError) as error:
+        _fail(str(error))
+
+
+def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
+    print(
+        f"chatcore ready tcp={settings.host}:{server.port} http={settings.http_host}:{server.http_port}", flush=True
+    )
+    if sys.stderr.isatty():
+        address = f"{settings.host}:{server.port}"
+        data = Path(settings.data)
+        print(
+            f"\nThe data folder is {data.resolve()}. In two other terminals type:\n\n"
+            f"    chatcore chat --as ann --data {data} {address}\n"
+            f"    chatcore chat --as bob --data {data} {address}\n\n"
+            "Ctrl-C stops the server.\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@app.command()
+def token(
+    player: Annotated[str, typer.Argument(help="The player's name.")],
+    data: Annotated[Path, typer.Option(help="Data folder whose development secret signs.")] = Path("data"),
+    secret_file: Annotated[Path | None, typer.Option(help="HS256 secret that signs instead.")] = None,
+    expires: Annotated[str, typer.Option(help="Lifetime: 90s, 30m, 12h or 7d.")] = "30d",
+    channel: Annotated[list[str] | None, typer.Option(help="Only these channels may be joined (repeatable).")] = None,
+) -> None:
+    """Print a token with which PLAYER can log in."""
+    from chatcore.errors import BadName
+
+    from chatcore_server.authentication import data_secret, development_token_key, make_token, read_secret_file
+    from chatcore_server.settings import SettingsError
+
+    try:
+        key = read_secret_file(secret_file) if secret_file else development_token_key(data_secret(data))
+        print(make_token(key, player, _seconds(expires), channel or None))
+    except SettingsError as error:
+        _fail(str(error))
+    except BadName as error:
+        _fail(error.message)
+
+
+def _seconds(text: str) -> int:
+    """Raises typer.BadParameter unless it is a number and a unit."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not number.isdigit() or int(number) == 0:
+        raise typer.BadParameter("a lifetime is a number and one of s, m, h, d: 12h", param_hint="--expires")
+    return int(number) * units[unit]
+
+
+def _fail(message: str) -> None:
+    print(f"chatcore: {message}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`chatcore serve`: opens everything in its order, says when it is ready, and stops in the opposite order.
+
+Standard output gets the ready line and nothing else. Decides nothing about chat.
+"""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+from chatcore_ext.transport_link import TransportLink
+
+from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
+from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
+from chatcore_server.http import HealthServer
+from chatcore_server.logging import get_logger
+from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.tickets import TicketSigner
+from chatcore_server.worker import Worker
+
+_BACKLOG = 4096     # connections that wait to be accepted: a wave of reconnecting clients
+_log = get_logger()
+
+
+class ServeError(Exception):
+    """The server cannot start. The text says what to do."""
+
+
+class Server:
+    """One worker on the embedded default. `start`, wait, `stop`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.http_port = 0
+        self._socket: socket.socket | None = None
+        self._transport_server: asyncio.AbstractServer | None = None
+        self._worker: Worker | None = None
+        self._store: EmbeddedStore | None = None
+        self._health = HealthServer(self._why_not_ready)
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """Accepts connections when it returns. Raises ServeError; then `stop` still has to be called."""
+        folder = Path(self.settings.data)
+        try:
+            secret = data_secret(folder)
+            authenticator = make_authenticator(self.settings, secret)
+            self._socket = bind(self.settings.host, self.settings.port)
+            store = EmbeddedStore(folder, self.settings.embedded)
+            await store.open()
+        except (SettingsError, EmbeddedStoreError) as error:
+            raise ServeError(str(error)) from None
+        self._store = store
+        signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
+        self._worker = Worker(self.settings, store, authenticator, signer)
+        await self._worker.start()
+        self.http_port = await self._start_http()
+        await self._listen(self._worker, self._socket)
+        self.port = self._socket.getsockname()[1]
+
+    async def _start_http(self) -> int:
+        host, port = self.settings.http_host, self.settings.http_port
+        try:
+            return await self._health.start(host, port)
+        except OSError as error:
+            raise ServeError(f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port") from None
+
+    async def _listen(self, worker: Worker, listening: socket.socket) -> None:
+        listening.listen(_BACKLOG)
+        if self.settings.engine == "epoll":
+            worker.hub.listen(listening.fileno())
+            return
+        self._transport_server = await asyncio.get_running_loop().create_server(
+            lambda: _protocol(TransportLink(worker.hub, worker.wake)), sock=listening, backlog=_BACKLOG
+        )
+
+    def _why_not_ready(self) -> str:
+        if self._is_stopping:
+            return "draining"
+        if self._worker is None or not self._worker.is_accepting:
+            return "starting"
+        return "" if self._worker.is_log_answering else "the message log does not answer"
+
+    async def stop(self) -> bool:
+        """Drains and closes, within the deadline. True if nothing was left undone. Harmless after a failed `start`."""
+        self._is_stopping = True
+        deadline_s = self.settings.drain.deadline_ms / 1000
+        is_clean = True
+        if self._transport_server is not None:
+            self._transport_server.close()
+        if self._worker is not None:
+            is_clean = await self._worker.drain(deadline_s)
+            await self._worker.close()
+        if self._socket is not None:
+            self._socket.close()
+        if self._store is not None:
+            await self._store.close()
+        await self._health.stop()
+        return is_clean
+
+
+def _protocol(link: TransportLink) -> asyncio.BaseProtocol:
+    return link  # type: ignore[return-value]  # a BufferedProtocol by shape
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that holds the address and does not listen yet: who connects too early is refused and comes again."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ServeError(f"{host} is no address of this machine: {error.strerror}") from None
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setblocking(False)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --host and --port") from None
+    return bound
+
+
+def serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
+    """Until a signal; the process's exit code. A second signal ends the process at once. Raises ServeError."""
+    _raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, on_ready))
+
+
+async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, loop, number, asked_to_stop)
+    server = Server(settings)
+    try:
+        await server.start()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            await server.stop()
+        raise
+    # What is there now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    on_ready(server)
+    _log.info("ready", host=settings.host, port=server.port, http_port=server.http_port, data=settings.data)
+    await asked_to_stop.wait()
+    _log.info("draining")
+    stopping = asyncio.create_task(server.stop())
+    done, _ = await asyncio.wait([stopping], timeout=settings.drain.deadline_ms / 1000 + 1)
+    is_clean = bool(done) and stopping.result()
+    _log.info("stopped", clean=is_clean)
+    return 0
+
+
+def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to_stop: asyncio.Event) -> None:
+    asked_to_stop.set()
+    for other in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(other)
+        signal.signal(other, signal.SIG_DFL)    # the next one means it
+
+
+def _raise_descriptor_limit() -> None:
+    """Every connection is a descriptor; the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
