@@ -144,6 +144,8 @@ class Hub:
     def goaway(self, deadline_ms: int, reconnect_window_ms: int) -> None: ...
     def close_connection(self, connection: int, code: int, message: bytes = b"", retry_after_ms: int = 0) -> bool:
         """CLOSE frame, out of all tables at once, the socket closed when the bytes are out."""
+    def close_connections(self, code: int) -> int:
+        """`close_connection` for all, those before WELCOME too; how many there were. A drain's end."""
 
     def counters(self) -> dict[str, int]:
         """Totals since the start, and gauges (`connections`, `sessions`, `players`, `channels`, `subscriptions`)."""

@@ -362,6 +362,20 @@ cdef class Hub:
         self.detach(closing)
         return True
 
+    def close_connections(self, int code):
+        cdef:
+            Connection* connection
+            int n_closed = 0
+            unsigned int i
+        check_code(code)
+        for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
+            connection = connection_at(&self.state.connections, i)
+            if connection.state != STATE_FREE and connection.state < STATE_CLOSING:
+                output_close(&self.state.output, connection, code, NULL, 0, 0)
+                self.detach(connection)
+                n_closed += 1
+        return n_closed
+
     # --- connections on a transport ---
 
     def open_transport(self, transport not None):

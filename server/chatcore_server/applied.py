@@ -1,4 +1,6 @@
-"""How far this worker has applied the log, and the way to change rights through it. Knows nothing of what a control does."""
+"""How far this worker has applied the log, and the way to change rights through it. Knows nothing of what a control
+does.
+"""
 
 import asyncio
 import heapq
@@ -6,11 +8,10 @@ import heapq
 from chatcore.errors import Overloaded, error_from_code
 from chatcore_ext.constants import RecordKind
 from chatcore_ext.record import encode_record
-
 from chatcore_server.backends import LogFull, MessageLog, Outcome
 from chatcore_server.controls import AnyControl, encode_control
 
-_ATTEMPTS = 20              # of an append while the log's queue is full: the relations have the change already
+_ATTEMPTS = 20  # of an append while the log's queue is full: the relations have the change already
 _RETRY_S = 0.1
 
 
@@ -35,7 +36,7 @@ class AppliedOffsets:
         if self._applied.get(partition, 0) >= offset:
             return
         future = asyncio.get_running_loop().create_future()
-        self._number += 1   # futures do not compare
+        self._number += 1  # futures do not compare
         heapq.heappush(self._waiting.setdefault(partition, []), (offset, self._number, future))
         await future
 

@@ -1,17 +1,16 @@
 """Who is in a room or group channel, told to the others there: `joined` and `left`, without flapping.
 
-A session that lost its connection still counts as present until it resumes or its grace period is over. Large channels are
-told nothing. Private chats have no attendance.
+A session that lost its connection still counts as present until it resumes or its grace period is over. Large channels
+are told nothing. Private chats have no attendance.
 """
 
 from collections.abc import Iterable
 
 from chatcore.operations import JoinedEvent, LeftEvent
-
 from chatcore_server.context import Context
 from chatcore_server.permissions import is_direct
 
-MAX_TOLD = 64       # connections in a channel up to which comings and goings are told (docs/protocol.md)
+MAX_TOLD = 64  # connections in a channel up to which comings and goings are told (docs/protocol.md)
 
 
 class Attendance:
@@ -19,7 +18,7 @@ class Attendance:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._detached: dict[int, tuple[bytes, frozenset[bytes]]] = {}     # session -> player, channels
+        self._detached: dict[int, tuple[bytes, frozenset[bytes]]] = {}  # session -> player, channels
 
     def is_present(self, player: bytes, channel: bytes) -> bool:
         """One of the player's sessions is in the channel, or was until its connection was lost."""
@@ -63,7 +62,7 @@ class Attendance:
         """What EVENT_DISCONNECTED told."""
         connections = dict(self._context.hub.sessions_of(player))
         if session not in connections:
-            self.departed(player, channels)         # the session is over, too
+            self.departed(player, channels)  # the session is over, too
         elif connections[session] == 0:
             self._detached[session] = (player, frozenset(channels))
         # else: it has a new connection already, see `reattached`

@@ -21,10 +21,10 @@ from chatcore.names import validate_channel, validate_player
 from chatcore_server.settings import ServerSettings, SettingsError
 
 SECRET_NAME = "secret"
-SECRET_SIZE = 32        # bytes: HMAC-SHA256 gains nothing from more; RFC 7518, 3.2 asks for as many for HS256
-MAX_GRANTS = 64         # channels that a token may name: they go into every ticket
+SECRET_SIZE = 32  # bytes: HMAC-SHA256 gains nothing from more; RFC 7518, 3.2 asks for as many for HS256
+MAX_GRANTS = 64  # channels that a token may name: they go into every ticket
 
-_NEVER_MS = 1 << 53     # a token may claim any time; this one is still exact in every client's numbers
+_NEVER_MS = 1 << 53  # a token may claim any time; this one is still exact in every client's numbers
 
 # One secret, one purpose each: a ticket is never a token.
 _TOKEN_LABEL = b"chatcore development token 1"
@@ -104,7 +104,9 @@ def data_secret(folder: Path) -> bytes:
             f"cannot use the secret {path}: {error.strerror}. The data folder must belong to the user who runs the server"
         ) from None
     if len(secret) != SECRET_SIZE:
-        raise SettingsError(f"{path} does not hold {SECRET_SIZE} bytes. Delete it to get a new one; all tickets become void")
+        raise SettingsError(
+            f"{path} does not hold {SECRET_SIZE} bytes. Delete it to get a new one; all tickets become void"
+        )
     return secret
 
 
@@ -117,7 +119,7 @@ def _create_secret(folder: Path, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     try:
-        os.link(draft, path)    # unlike a rename it never replaces what another process has just created
+        os.link(draft, path)  # unlike a rename it never replaces what another process has just created
     except FileExistsError:
         pass
     finally:
@@ -141,7 +143,9 @@ def read_secret_file(path: Path) -> bytes:
 
 
 def make_authenticator(settings: ServerSettings, secret: bytes) -> Authenticator:
-    """From the configured keys; without any, from the data folder's secret, but then only for loopback. Raises SettingsError."""
+    """From the configured keys; without any, from the data folder's secret, but then only for loopback. Raises
+    SettingsError.
+    """
     keys: dict[str, Any] = {}
     if settings.authentication.secret_file:
         keys["HS256"] = read_secret_file(Path(settings.authentication.secret_file))

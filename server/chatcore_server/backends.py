@@ -35,7 +35,8 @@ class LogRecord(NamedTuple):
 class Outcome(NamedTuple):
     """What became of an appended record. `code` 0: durable at `offset`, with the log's `time` of it.
 
-    Otherwise `code` says why not, partition is -1, offset and time are 0, and the record is not in the log, unless `uncertain`.
+    Otherwise `code` says why not, partition is -1, offset and time are 0, and the record is not in the log, unless
+    `uncertain`.
     """
 
     token: object
@@ -58,21 +59,25 @@ class MessageLog(Protocol):
     def partitions(self) -> int: ...
     def partition_of(self, channel: bytes) -> int:
         """One channel lies in one partition, for as long as the epoch lasts."""
+
     async def open(self) -> None: ...
     async def close(self) -> None:
         """Writes out what was appended; every append has had its outcome when this returns."""
+
     def append(self, channel: bytes, value: bytes, token: object) -> None:
         """Take a record in without waiting; its outcome comes through `on_outcomes` once, never before this returns.
 
         Records of one partition get their offsets in the order in which they were appended. Raises LogFull."""
+
     def on_outcomes(self, callback: Callable[[list[Outcome]], None]) -> None:
         """Outcomes come in batches, to every callback given; outcomes of different partitions in any order."""
+
     async def tail(self, since_ms: int, on_records: Callable[[int, Sequence[LogRecord]], None]) -> None:
         """Replay every partition from the first record with time >= since_ms, then go on live, for ever.
 
-        Calls on_records(partition, records) in offset order without a gap or a repetition. Returns when all that was in the log
-        when it was called has been handed over; live records go on coming after that. Any number of tails may run. Raises
-        BackendUnavailable if the log cannot be read; then no more records come.
+        Calls on_records(partition, records) in offset order without a gap or a repetition. Returns when all that was in
+        the log when it was called has been handed over; live records go on coming after that. Any number of tails may
+        run. Raises BackendUnavailable if the log cannot be read; then no more records come.
         """
 
 
@@ -101,14 +106,18 @@ class History(Protocol):
     async def heads(self, channels: Sequence[bytes]) -> list[Head]: ...
     async def after(self, channel: bytes, after: int, limit: int) -> list[HistoryEntry]:
         """The first `limit` entries with id > after, ascending."""
+
     async def before(self, channel: bytes, before: int, limit: int) -> list[HistoryEntry]:
         """The last `limit` entries with id < before, ascending."""
+
     async def find(self, channel: bytes, session: int, seq: int) -> int:
         """The id of the first copy of this send, 0 if history does not have it (yet)."""
 
 
 class Conversation(NamedTuple):
-    """A group or private chat of a player: last id, read mark, and how many messages of others come after it (at most 1,000)."""
+    """A group or private chat of a player: last id, read mark, and how many messages of others come after it (at most
+    1,000).
+    """
 
     channel: bytes
     head: int
@@ -119,9 +128,9 @@ class Conversation(NamedTuple):
 class ResumeState(NamedTuple):
     """All that a resume needs beside its ticket, by one call."""
 
-    ended: bool                          # the session was logged out or replaced: the ticket is void
-    directs: list[Conversation]          # private chats, newest first
-    blocks: list[bytes]                  # whom the player has blocked
+    ended: bool  # the session was logged out or replaced: the ticket is void
+    directs: list[Conversation]  # private chats, newest first
+    blocks: list[bytes]  # whom the player has blocked
 
 
 class SessionStore(Protocol):
@@ -130,23 +139,27 @@ class SessionStore(Protocol):
     async def resume(self, session: int, player: bytes, limit: int) -> ResumeState: ...
     async def end(self, session: int, until_ms: int) -> None:
         """The session may not resume any more; to be remembered until its last ticket is void. Durable when it returns."""
+
     async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
         """The player's private chats and the given groups, by the time of the last message, newest first.
 
         A private chat is there for both its players from its first message on, for as long as its head is known."""
+
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
         """Move the read mark forward; False if it was there already. Durable when it returns."""
+
     async def set_presence(self, player: bytes, session: int, presence: str) -> str:
-        """"offline" removes the session. Returns the player's presence over all sessions: online > away > offline."""
+        """ "offline" removes the session. Returns the player's presence over all sessions: online > away > offline."""
+
     async def presence_of(self, players: Sequence[bytes]) -> list[str]: ...
 
 
 class Profile(NamedTuple):
     """What a login needs of a player, by one call."""
 
-    groups: list[tuple[bytes, str]]      # (channel, role)
-    friends: list[bytes]                 # mutual
-    blocks: list[bytes]                  # whom the player has blocked
+    groups: list[tuple[bytes, str]]  # (channel, role)
+    friends: list[bytes]  # mutual
+    blocks: list[bytes]  # whom the player has blocked
 
 
 class Departure(NamedTuple):
@@ -166,25 +179,38 @@ class Relations(Protocol):
     async def profile(self, player: bytes) -> Profile: ...
     async def create_group(self, group: bytes, owner: bytes) -> str:
         """The role of `owner` in it afterwards; "" if the group exists and is somebody else's."""
+
     async def role(self, group: bytes, player: bytes) -> str:
-        """"owner", "officer", "member" or "" (none)."""
+        """ "owner", "officer", "member" or "" (none)."""
+
     async def roles(self, group: bytes, players: Sequence[bytes]) -> list[str]: ...
     async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
         """Oldest first; at most limit. Empty: there is no such group."""
-    async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
-        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such group.
 
-        A group always has one owner: any other role for the owner changes nothing. Raises ValueError for an unknown role."""
+    async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
+        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such
+        group.
+
+        A group always has one owner: any other role for the owner changes nothing. Raises ValueError for an unknown
+        role.
+        """
+
     async def leave(self, group: bytes, player: bytes) -> Departure:
-        """Remove a member; an owner's place goes to the oldest officer, else the oldest member; the last one ends the group."""
+        """Remove a member; an owner's place goes to the oldest officer, else the oldest member; the last one ends the
+        group.
+        """
+
     async def block(self, player: bytes, other: bytes) -> None: ...
     async def unblock(self, player: bytes, other: bytes) -> None: ...
     async def blocks(self, player: bytes) -> list[bytes]: ...
     async def blocked_between(self, player: bytes, other: bytes) -> bool:
         """True if either has blocked the other."""
+
     async def add_friend(self, player: bytes, other: bytes) -> bool:
         """True if each has now added the other."""
+
     async def remove_friend(self, player: bytes, other: bytes) -> None:
         """Removes both directions."""
+
     async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
         """(mutual friends, players who have added this one and wait)."""

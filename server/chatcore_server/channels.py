@@ -1,4 +1,6 @@
-"""Being in channels: join, leave, history, members, conversations, read marks, and private chats that open by themselves."""
+"""Being in channels: join, leave, history, members, conversations, read marks, and private chats that open by
+themselves.
+"""
 
 import asyncio
 from collections.abc import Iterable
@@ -22,7 +24,6 @@ from chatcore.operations import (
 )
 from chatcore_ext.constants import NO_ID, UNKNOWN_ID, DeliverFlag
 from chatcore_ext.error_codes import ErrorCode
-
 from chatcore_server.attendance import Attendance
 from chatcore_server.backends import BackendUnavailable, Conversation, HistoryEntry
 from chatcore_server.context import Caller, Context
@@ -30,9 +31,9 @@ from chatcore_server.permissions import Permissions, channel_name, is_direct
 from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
 
-MAX_SYNC = 500              # entries in one answer (docs/protocol.md)
-_MAX_ID = (1 << 63) - 1     # ids are the log's offsets: no log has more
-_ENTRY_OVERHEAD = 100       # bytes of an entry beside its body, at most
+MAX_SYNC = 500  # entries in one answer (docs/protocol.md)
+_MAX_ID = (1 << 63) - 1  # ids are the log's offsets: no log has more
+_ENTRY_OVERHEAD = 100  # bytes of an entry beside its body, at most
 _LAG_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -102,7 +103,9 @@ class Channels:
         return Empty()
 
     async def learn_heads(self, channels: Iterable[bytes]) -> None:
-        """Ask history for the heads that the log's tail has not told. Without an answer they stay unknown: chat goes on."""
+        """Ask history for the heads that the log's tail has not told. Without an answer they stay unknown: chat goes
+        on.
+        """
         hub = self._context.hub
         unknown = [channel for channel in channels if hub.head(channel) is None]
         if not unknown:
@@ -121,9 +124,9 @@ class Channels:
     def open_direct(self, channel: bytes, connections: list[int]) -> None:
         """A message of a private chat is about to be delivered to these connections, which are not in it.
 
-        They may send at once. The message proves it: its sender was let in only while neither had blocked the other, and a
-        block since then is a control record on this very channel, so it has come by here before the message. Asking the
-        relations again could tell nothing more, so there is nothing here that depends on them.
+        They may send at once. The message proves it: its sender was let in only while neither had blocked the other,
+        and a block since then is a control record on this very channel, so it has come by here before the message.
+        Asking the relations again could tell nothing more, so there is nothing here that depends on them.
         """
         hub = self._context.hub
         blocked = self._context.recent.is_blocked(channel)
@@ -163,7 +166,9 @@ class Channels:
         return SyncReply(self._entries(caller.player, kept), len(kept) < len(found), head)
 
     async def _await_history(self, channel: bytes, after: int) -> None:
-        """History may lag behind what was delivered live; a client that asks for what is missing should not get nothing."""
+        """History may lag behind what was delivered live; a client that asks for what is missing should not get
+        nothing.
+        """
         for pause in _LAG_WAITS_S:
             live = self._context.hub.head(channel)
             if live is None or live[0] <= after:
@@ -245,6 +250,8 @@ class Channels:
 
 def conversation_states(found: Iterable[Conversation]) -> dict[str, ConversationState]:
     return {
-        conversation.channel.decode("ascii"): ConversationState(conversation.head, conversation.read, conversation.unread)
+        conversation.channel.decode("ascii"): ConversationState(
+            conversation.head, conversation.read, conversation.unread
+        )
         for conversation in found
     }

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from chatcore_server.settings import ServerSettings
 
 app = typer.Typer(
-    name="chatcore", help="In-game chat: server, client, tokens.", no_args_is_help=True, add_completion=False,
+    name="chatcore",
+    help="In-game chat: server, client, tokens.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -24,7 +27,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the chat protocol, 0 = any free one [7400].")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port of /healthz and /readyz, 0 = any free one [7480].")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of /healthz and /readyz, 0 = any free one [7480].")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder, created if need be [./data].")] = None,
 ) -> None:
     """Run a chat server. Prints one line on standard output when it accepts connections; logs go to standard error."""
@@ -45,9 +50,7 @@ def serve(
 
 
 def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
-    print(
-        f"chatcore ready tcp={settings.host}:{server.port} http={settings.http_host}:{server.http_port}", flush=True
-    )
+    print(f"chatcore ready tcp={settings.host}:{server.port} http={settings.http_host}:{server.http_port}", flush=True)
     if sys.stderr.isatty():
         address = f"{settings.host}:{server.port}"
         data = Path(settings.data)
@@ -71,7 +74,6 @@ def token(
 ) -> None:
     """Print a token with which PLAYER can log in."""
     from chatcore.errors import BadName
-
     from chatcore_server.authentication import data_secret, development_token_key, make_token, read_secret_file
     from chatcore_server.settings import SettingsError
 

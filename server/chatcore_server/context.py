@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from chatcore_ext.hub import Hub
-
 from chatcore_server.applied import AppliedOffsets
 from chatcore_server.backends import History, MessageLog, Relations, SessionStore
 from chatcore_server.controls import RecentControls

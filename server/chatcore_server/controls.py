@@ -1,7 +1,7 @@
 """Control records: changes of rights, told to all servers through the log of the channel that they are about.
 
-Each is written after the relations have the change, and applied by every reader alike, in the log's order. Holds what they
-say and what was seen lately, not what is done about it: that is groups.py and social.py.
+Each is written after the relations have the change, and applied by every reader alike, in the log's order. Holds what
+they say and what was seen lately, not what is done about it: that is groups.py and social.py.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class MembersChanged(Control, tag="members_changed", frozen=True, omit_defaults=
 
     changes: list[tuple[bytes, str]]
     by: bytes
-    ended: bool = False     # the last member has left: the group is no more
+    ended: bool = False  # the last member has left: the group is no more
 
 
 class Blocked(Control, tag="blocked", frozen=True, omit_defaults=True):
@@ -54,19 +54,22 @@ def decode_control(body: bytes) -> AnyControl | None:
 class _Seen(NamedTuple):
     serial: int
     time_ms: int
-    blocking: dict[bytes, bool]     # private chats: who has blocked (True) or unblocked (False) the other within the window
+    blocking: dict[
+        bytes, bool
+    ]  # private chats: who has blocked (True) or unblocked (False) the other within the window
 
 
 class RecentControls:
     """Which channels had a control within the replay window, and who blocks in them, as far as the window tells.
 
-    Answers what a ticket or a look-up that is under way cannot know. Bounded by the window's time and by `max_channels`.
+    Answers what a ticket or a look-up that is under way cannot know. Bounded by the window's time and by
+    `max_channels`.
     """
 
     def __init__(self, window_ms: int, max_channels: int = 100_000) -> None:
         self._window_ms = window_ms
         self._max_channels = max_channels
-        self._seen: dict[bytes, _Seen] = {}     # oldest first: an entry moves to the end with each control
+        self._seen: dict[bytes, _Seen] = {}  # oldest first: an entry moves to the end with each control
         self._complete_since_ms = 0
         self.serial = 0
 
@@ -100,7 +103,9 @@ class RecentControls:
         return seen is not None and seen.serial > serial
 
     def blocks_after(self, serial: int, player: bytes) -> list[tuple[bytes, bool]]:
-        """Whom the player blocks (True) or not (False) by controls of channels that had one since `self.serial` was this."""
+        """Whom the player blocks (True) or not (False) by controls of channels that had one since `self.serial` was
+        this.
+        """
         found: list[tuple[bytes, bool]] = []
         for channel, seen in reversed(self._seen.items()):
             if seen.serial <= serial:

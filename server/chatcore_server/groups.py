@@ -1,16 +1,15 @@
 """Groups: who may change whose membership and role, and what a change does.
 
-A change is written to the relations, then told by a control record on the group's own log, and takes effect on every server
-when it comes by there: in order with the group's messages. So a request is answered when its change is durable and in
-effect here. A request that is repeated tells the change again: one that died between the two steps is completed so. When the
-relations do not answer, nothing is changed and the request fails with a retryable `relations_unavailable`.
+A change is written to the relations, then told by a control record on the group's own log, and takes effect on every
+server when it comes by there: in order with the group's messages. So a request is answered when its change is durable
+and in effect here. A request that is repeated tells the change again: one that died between the two steps is completed
+so. When the relations do not answer, nothing is changed and the request fails with a retryable `relations_unavailable`.
 """
 
 from chatcore.errors import AlreadyExists, NoSuchChannel, NoSuchMember, NotAllowed
 from chatcore.names import validate_player
 from chatcore.operations import ChannelRequest, ClosedEvent, Empty, MemberEvent, MemberRequest, RoleReply
 from chatcore_ext.error_codes import ErrorCode
-
 from chatcore_server.applied import ControlLog
 from chatcore_server.attendance import Attendance
 from chatcore_server.context import Caller, Context, now_ms
@@ -31,7 +30,7 @@ class Groups:
         self._permissions = permissions
         self._controls = controls
         self._attendance = attendance
-        self._locks = Locks()   # by group: the check and the change belong together
+        self._locks = Locks()  # by group: the check and the change belong together
 
     # ---- Requests ----------------------------------------------------------------------------------------------------
 
@@ -109,9 +108,7 @@ class Groups:
         if not await self._context.backends.relations.set_role(group, player, role):
             raise NoSuchChannel("there is no such group")
 
-    async def _tell(
-        self, caller: Caller, group: bytes, changes: list[tuple[bytes, str]], ended: bool = False
-    ) -> None:
+    async def _tell(self, caller: Caller, group: bytes, changes: list[tuple[bytes, str]], ended: bool = False) -> None:
         await self._controls.tell(group, MembersChanged(changes, caller.player, ended), now_ms())
 
     # ---- Control records ---------------------------------------------------------------------------------------------
@@ -119,9 +116,7 @@ class Groups:
     def apply(self, group: bytes, control: MembersChanged) -> None:
         """Tells those who are in the channel and the players concerned, and takes out who is no longer a member."""
         for player, role in control.changes:
-            event = MemberEvent(
-                group.decode("ascii"), player.decode("ascii"), role, control.by.decode("ascii")
-            )
+            event = MemberEvent(group.decode("ascii"), player.decode("ascii"), role, control.by.decode("ascii"))
             self._context.outbox.event_to_channel(group, event)
             for _, connection in self._context.hub.sessions_of(player):
                 if connection and not self._context.hub.is_joined(connection, group):

@@ -30,7 +30,9 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     else:
         final = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()),
+            structlog.processors.JSONRenderer(
+                serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()
+            ),
         ]
     structlog.configure(
         processors=shared + final,

@@ -1,7 +1,7 @@
 """From HELLO to WELCOME: who is this, which session goes on or begins, and which channels it is in again.
 
-A resume asks the session store once, and the relations only about what the ticket cannot vouch for. When a backend that has
-to be asked does not answer, the login fails with its retryable code; nothing is let in unchecked.
+A resume asks the session store once, and the relations only about what the ticket cannot vouch for. When a backend that
+has to be asked does not answer, the login fails with its retryable code; nothing is let in unchecked.
 """
 
 import asyncio
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
+
 from chatcore.errors import AuthenticationError, BadTicket, ChatError, RequestError, TooManyChannels
 from chatcore.operations import ChannelState, ConversationState, Hello, Limits, Welcome, encode_body
 from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_ext.error_codes import ErrorCode
-
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
 from chatcore_server.backends import BackendUnavailable
@@ -45,10 +45,10 @@ class _Admission:
     grants: ChannelSet | None
     blocks: list[bytes]
     conversations: dict[str, ConversationState]
-    serial: int                                         # of the recent controls, before anything was looked up
+    serial: int  # of the recent controls, before anything was looked up
     friends: list[bytes] | None = None
     roles: dict[bytes, str] = field(default_factory=dict)
-    vouched: ChannelSet = frozenset()                   # by the ticket
+    vouched: ChannelSet = frozenset()  # by the ticket
     issued_ms: int = 0
     channels: list[bytes] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
@@ -189,7 +189,9 @@ class Login:
             return error.code
 
     def _is_vouched_for(self, admission: _Admission, channel: bytes) -> bool:
-        """A fresh login has just read the player's groups; a ticket vouches for what it names, if nothing has changed since."""
+        """A fresh login has just read the player's groups; a ticket vouches for what it names, if nothing has changed
+        since.
+        """
         if channel in admission.roles:
             return True
         if not admission.vouched or self._context.signer.digest(channel) not in admission.vouched:
@@ -206,7 +208,7 @@ class Login:
         was_in = self._attendance.channels_of(admission.session, player)
         try:
             if not hub.attach(connection, admission.session, player):
-                return      # it has hung up
+                return  # it has hung up
         except ValueError as problem:
             raise BadTicket("the session is another player's") from problem
         self._attendance.reattached(admission.session, player, was_in)
@@ -261,5 +263,5 @@ class Login:
 def _version() -> str:
     try:
         return version("chatcore")
-    except PackageNotFoundError:    # run from source roots that are not installed
+    except PackageNotFoundError:  # run from source roots that are not installed
         return "0"

@@ -5,11 +5,11 @@ Everything that appends output outside the hub's own turn goes through here or c
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from chatcore.errors import ChatError
 from chatcore.operations import EventBody, encode_body
 from chatcore_ext.hub import Hub
-from msgspec import Struct
-
 from chatcore_server.backends import BackendUnavailable
 
 

@@ -4,7 +4,6 @@ retryable `relations_unavailable` (BackendUnavailable comes through), never a ye
 
 from chatcore.errors import Blocked, NoSuchChannel, NotAllowed
 from chatcore.names import channel_kind, validate_channel
-
 from chatcore_server.context import Caller, Context
 from chatcore_server.controls import other_player
 

@@ -6,7 +6,6 @@ A backend that does not answer costs the news, never a connection. Channels' com
 from collections.abc import Sequence
 
 from chatcore.operations import Empty, PresenceEvent, SetPresenceRequest
-
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.context import Caller, Context
 from chatcore_server.logging import get_logger

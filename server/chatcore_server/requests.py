@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+
 from chatcore.errors import ChatError, ConnectionLost, RequestError
 from chatcore.operations import REQUEST_TYPES, Operation
 from chatcore_ext.error_codes import ErrorCode
-from msgspec import Struct
-
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.context import Caller, Context
 from chatcore_server.logging import get_logger
@@ -35,7 +35,7 @@ class Requests:
             for operation, handler in handlers.items()
         }
         self._lanes: dict[_Lane, deque[_Item]] = {}
-        self._under_way: dict[int, int] = {}    # by connection
+        self._under_way: dict[int, int] = {}  # by connection
 
     def on_request(self, connection: int, request_id: int, operation: int, body: bytes) -> None:
         who = self._context.hub.session(connection)
@@ -49,7 +49,11 @@ class Requests:
             error = RequestError(f"there is no operation {operation}", code=ErrorCode.ERROR_UNKNOWN_OPERATION)
             self._context.outbox.fail(connection, request_id, error)
             return
-        except (msgspec.DecodeError, TypeError, UnicodeDecodeError) as problem:  # TypeError: no body where keys are required
+        except (
+            msgspec.DecodeError,
+            TypeError,
+            UnicodeDecodeError,
+        ) as problem:  # TypeError: no body where keys are required
             self._context.outbox.fail(connection, request_id, RequestError(str(problem)))
             return
         self._enqueue(caller, handler, request)
@@ -104,5 +108,3 @@ class Requests:
     @property
     def n_under_way(self) -> int:
         return sum(self._under_way.values())
-
-

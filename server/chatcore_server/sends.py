@@ -5,11 +5,11 @@ import asyncio
 from chatcore_ext.constants import SendFlag
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.record import decode_record
-
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
 from chatcore_server.context import Context, now_ms
 
 _RETRY_AFTER_MS = 500
+_PATIENCE_S = 5.0  # a log that is silent for longer does not answer: several times the slowest fsync of a busy disk
 _FIND_WAITS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 # What comes back with the outcome of a send: connection, seq, flags, channel, session (0 unless it is sent again).
@@ -21,8 +21,18 @@ class Sends:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.n_under_way = 0        # appended, outcome not known
-        self.is_draining = False    # refuse what comes now
+        self.n_under_way = 0  # appended, outcome not known
+        self.is_draining = False  # refuse what comes now
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = 0.0  # loop time of the last sign of life of the log, while something is under way
+        self._failed_at = -_PATIENCE_S
+
+    @property
+    def is_log_answering(self) -> bool:
+        """False while it keeps an append waiting, and for a while after it failed one."""
+        now = self._loop.time()
+        is_waiting = self.n_under_way > 0 and now - self._heard_at > _PATIENCE_S
+        return not is_waiting and now - self._failed_at > _PATIENCE_S
 
     def on_send(self, connection: int, seq: int, flags: int, channel: bytes, record: bytes) -> None:
         if self.is_draining:
@@ -34,12 +44,15 @@ class Sends:
         except LogFull:
             self._context.hub.refuse(connection, seq, ErrorCode.ERROR_OVERLOADED, _RETRY_AFTER_MS)
             return
+        if self.n_under_way == 0:
+            self._heard_at = self._loop.time()
         self.n_under_way += 1
         if flags & SendFlag.SEND_ACCEPTED:
             self._context.hub.ack([(connection, seq, 0, now_ms())])
 
     def on_outcomes(self, outcomes: list[Outcome]) -> None:
         """A batch of the log's. Outcomes of control records complete their futures; see applied.py."""
+        self._heard_at = self._loop.time()
         acks: list[tuple[int, int, int, int]] = []
         for outcome in outcomes:
             token = outcome.token
@@ -56,8 +69,10 @@ class Sends:
 
     def _settle(self, token: _Token, outcome: Outcome, acks: list[tuple[int, int, int, int]]) -> None:
         connection, seq, flags, channel, session = token
+        if outcome.code:
+            self._failed_at = self._heard_at
         if flags & SendFlag.SEND_ACCEPTED:
-            return      # answered when it was appended
+            return  # answered when it was appended
         if outcome.code:
             self._context.hub.refuse(connection, seq, outcome.code, _RETRY_AFTER_MS, outcome.uncertain)
         elif session:
@@ -65,8 +80,12 @@ class Sends:
         else:
             acks.append((connection, seq, outcome.offset, outcome.time))
 
-    async def _acknowledge_first(self, connection: int, seq: int, channel: bytes, session: int, outcome: Outcome) -> None:
-        """The message is durable in any case; only which copy of it counts has to be found out, 0 = nobody knows any more."""
+    async def _acknowledge_first(
+        self, connection: int, seq: int, channel: bytes, session: int, outcome: Outcome
+    ) -> None:
+        """The message is durable in any case; only which copy of it counts has to be found out, 0 = nobody knows any
+        more.
+        """
         first = 0
         try:
             for pause in _FIND_WAITS_S:

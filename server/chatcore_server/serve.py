@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
-from chatcore_ext.transport_link import TransportLink
 
+from chatcore_ext.transport_link import TransportLink
 from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
 from chatcore_server.http import HealthServer
@@ -23,7 +23,8 @@ from chatcore_server.settings import ServerSettings, SettingsError
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
 
-_BACKLOG = 4096     # connections that wait to be accepted: a wave of reconnecting clients
+_BACKLOG = 4096  # connections that wait to be accepted: a wave of reconnecting clients
+_DRAIN_SHARE = 0.8  # of the deadline: the rest is for writing the log out
 _log = get_logger()
 
 
@@ -40,7 +41,7 @@ class Server:
         self.http_port = 0
         self._socket: socket.socket | None = None
         self._transport_server: asyncio.AbstractServer | None = None
-        self._worker: Worker | None = None
+        self.worker: Worker | None = None
         self._store: EmbeddedStore | None = None
         self._health = HealthServer(self._why_not_ready)
         self._is_stopping = False
@@ -58,10 +59,10 @@ class Server:
             raise ServeError(str(error)) from None
         self._store = store
         signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
-        self._worker = Worker(self.settings, store, authenticator, signer)
-        await self._worker.start()
+        self.worker = Worker(self.settings, store, authenticator, signer)
+        await self.worker.start()
         self.http_port = await self._start_http()
-        await self._listen(self._worker, self._socket)
+        await self._listen(self.worker, self._socket)
         self.port = self._socket.getsockname()[1]
 
     async def _start_http(self) -> int:
@@ -69,7 +70,9 @@ class Server:
         try:
             return await self._health.start(host, port)
         except OSError as error:
-            raise ServeError(f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port") from None
+            raise ServeError(
+                f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port"
+            ) from None
 
     async def _listen(self, worker: Worker, listening: socket.socket) -> None:
         listening.listen(_BACKLOG)
@@ -83,9 +86,9 @@ class Server:
     def _why_not_ready(self) -> str:
         if self._is_stopping:
             return "draining"
-        if self._worker is None or not self._worker.is_accepting:
+        if self.worker is None or not self.worker.is_accepting:
             return "starting"
-        return "" if self._worker.is_log_answering else "the message log does not answer"
+        return "" if self.worker.is_log_answering else "the message log does not answer"
 
     async def stop(self) -> bool:
         """Drains and closes, within the deadline. True if nothing was left undone. Harmless after a failed `start`."""
@@ -94,9 +97,9 @@ class Server:
         is_clean = True
         if self._transport_server is not None:
             self._transport_server.close()
-        if self._worker is not None:
-            is_clean = await self._worker.drain(deadline_s)
-            await self._worker.close()
+        if self.worker is not None:
+            is_clean = await self.worker.drain(deadline_s * _DRAIN_SHARE)
+            await self.worker.close()
         if self._socket is not None:
             self._socket.close()
         if self._store is not None:
@@ -124,7 +127,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --host and --port") from None
+        raise ServeError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --host and --port"
+        ) from None
     return bound
 
 
@@ -155,9 +160,11 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -
     await asked_to_stop.wait()
     _log.info("draining")
     stopping = asyncio.create_task(server.stop())
-    done, _ = await asyncio.wait([stopping], timeout=settings.drain.deadline_ms / 1000 + 1)
-    is_clean = bool(done) and stopping.result()
-    _log.info("stopped", clean=is_clean)
+    done, _ = await asyncio.wait([stopping], timeout=settings.drain.deadline_ms / 1000)
+    if not done:
+        _log.error("stopped", reason="the deadline is over and something is still under way")
+        return 1
+    _log.info("stopped", clean=stopping.result())
     return 0
 
 
@@ -165,7 +172,7 @@ def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to
     asked_to_stop.set()
     for other in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(other)
-        signal.signal(other, signal.SIG_DFL)    # the next one means it
+        signal.signal(other, signal.SIG_DFL)  # the next one means it
 
 
 def _raise_descriptor_limit() -> None:

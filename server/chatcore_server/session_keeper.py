@@ -6,7 +6,6 @@ The sessions themselves are in the hub's tables.
 from chatcore.errors import TooManySessions
 from chatcore.operations import Empty
 from chatcore_ext.error_codes import ErrorCode
-
 from chatcore_server.attendance import Attendance
 from chatcore_server.context import Caller, Context, now_ms
 from chatcore_server.presence import PresenceKeeper
@@ -28,8 +27,8 @@ class SessionKeeper:
     async def make_room(self, player: bytes) -> None:
         """Returns, without a turn of the loop in between, when one more session is allowed. Raises TooManySessions.
 
-        Sessions that are waiting for their resume give way first, whatever the policy: a device that crashed must not lock
-        its player out.
+        Sessions that are waiting for their resume give way first, whatever the policy: a device that crashed must not
+        lock its player out.
         """
         settings = self._context.settings.sessions
         while len(sessions := self._context.hub.sessions_of(player)) >= settings.sessions_per_player:

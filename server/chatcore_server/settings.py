@@ -1,7 +1,8 @@
 """The server's settings: what may be chosen, the defaults, and how file and flags are laid over them.
 
-Each Struct is a table of the configuration file. Durations are in ms and sizes in bytes, as the names say. Never opens a
-socket or a key; the environment and live reload are layers that come later (`load_settings` takes any number of them).
+Each Struct is a table of the configuration file. Durations are in ms and sizes in bytes, as the names say. Never opens
+a socket or a key; the environment and live reload are layers that come later (`load_settings` takes any number of
+them).
 """
 
 import re
@@ -23,15 +24,16 @@ class SettingsError(Exception):
 class AuthenticationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who signs the players' tokens. Neither key: a development secret in the data folder, on loopback only."""
 
-    secret_file: str = ""           # HS256: at least 32 bytes, as they are (a newline at the end is cut off)
-    public_key_file: str = ""       # EdDSA: an Ed25519 public key in PEM
+    secret_file: str = ""  # HS256: at least 32 bytes, as they are (a newline at the end is cut off)
+    public_key_file: str = ""  # EdDSA: an Ed25519 public key in PEM
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A player's devices."""
 
     sessions_per_player: int = 8
-    # "refuse": the new login fails; "newest_wins": the oldest session ends. A session without a connection gives way first.
+    # "refuse": the new login fails; "newest_wins": the oldest session ends. A session without a connection gives way
+    # first.
     on_excess: Literal["refuse", "newest_wins"] = "refuse"
     resume_grace_ms: int = constants.DEFAULT_RESUME_GRACE_MS
 
@@ -48,10 +50,12 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hello_timeout_ms: int = constants.DEFAULT_HELLO_TIMEOUT_MS
     heartbeat_ms: int = constants.DEFAULT_HEARTBEAT_MS
     heartbeat_grace_ms: int = constants.DEFAULT_HEARTBEAT_GRACE_MS
-    sync_bytes: int = 65_536        # message bytes in one answer to `sync`: a quarter of pending_bytes, so that it always fits
-    requests_under_way: int = 512   # of one connection: a client that joins all its channels at once, and then some
-    conversations: int = 256        # in WELCOME and in the answer to `conversations`
-    members: int = 1_000            # in the answer to `members`
+    sync_bytes: int = (
+        65_536  # message bytes in one answer to `sync`: a quarter of pending_bytes, so that it always fits
+    )
+    requests_under_way: int = 512  # of one connection: a client that joins all its channels at once, and then some
+    conversations: int = 256  # in WELCOME and in the answer to `conversations`
+    members: int = 1_000  # in the answer to `members`
 
     @property
     def body_bytes(self) -> int:
@@ -70,9 +74,9 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class DrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the server stops when it is asked to."""
 
-    deadline_ms: int = 10_000           # then the process ends, whatever is under way
-    goaway_ms: int = 1_000              # how long clients may go on sending after GOAWAY
-    reconnect_window_ms: int = 2_000    # clients spread their reconnecting over this
+    deadline_ms: int = 10_000  # then the process ends, whatever is under way
+    goaway_ms: int = 1_000  # how long clients may go on sending after GOAWAY
+    reconnect_window_ms: int = 2_000  # clients spread their reconnecting over this
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +87,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     http_host: str = "127.0.0.1"
     http_port: int = 7480
     data: str = "data"
-    # "epoll": the server's own sockets. "transport": uvloop's, as TLS and WebSocket need it; slower, otherwise the same.
+    # "epoll": the server's own sockets. "transport": uvloop's, as TLS and WebSocket need it; slower, otherwise the
+    # same.
     engine: Literal["epoll", "transport"] = "epoll"
     authentication: AuthenticationSettings = AuthenticationSettings()
     sessions: SessionSettings = SessionSettings()

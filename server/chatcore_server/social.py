@@ -1,5 +1,5 @@
-"""Blocks and friends. A block hides what the other one says, in private, room and group, live and in history, and closes
-the private chat for both sides; it also ends a friendship.
+"""Blocks and friends. A block hides what the other one says, in private, room and group, live and in history, and
+closes the private chat for both sides; it also ends a friendship.
 
 A change is written to the relations, then told by a control record on the log of the private chat of the two, and takes
 effect on every server when it comes by there: in order with the chat's messages. Presence itself is presence.py's.
@@ -19,13 +19,12 @@ from chatcore.operations import (
     PresenceEvent,
 )
 from chatcore_ext.error_codes import ErrorCode
-
 from chatcore_server.applied import ControlLog
 from chatcore_server.context import Caller, Context, now_ms
 from chatcore_server.controls import Blocked, Unblocked
 from chatcore_server.tasks import Locks
 
-_SILENCED_SWEEP = 1_000     # silenced chats from which on those that nobody is in any more are forgotten
+_SILENCED_SWEEP = 1_000  # silenced chats from which on those that nobody is in any more are forgotten
 
 
 class Social:
@@ -36,7 +35,8 @@ class Social:
         self._controls = controls
         self._locks = Locks()
         self._blocks: dict[bytes, set[bytes]] = {}
-        # Private chats that somebody is in, here, who may not send because of a block. A ticket does not vouch for these.
+        # Private chats that somebody is in, here, who may not send because of a block. A ticket does not vouch for
+        # these.
         self._silenced: set[bytes] = set()
 
     # ---- What delivery and history need ------------------------------------------------------------------------------
@@ -49,8 +49,9 @@ class Social:
         return channel in self._silenced
 
     def logged_in(self, player: bytes, blocks: Iterable[bytes], serial: int) -> None:
-        """To be called when the player has a session here. `blocks` were looked up after `recent.serial` was `serial`: what
-        control records said since then is newer than the look-up may be."""
+        """To be called when the player has a session here. `blocks` were looked up after `recent.serial` was `serial`:
+        what control records said since then is newer than the look-up may be.
+        """
         now = set(blocks)
         for other, blocked in self._context.recent.blocks_after(serial, player):
             if blocked:
@@ -87,7 +88,7 @@ class Social:
     def apply_unblocked(self, channel: bytes, control: Unblocked) -> None:
         hub = self._context.hub
         hub.show(control.player, control.other)
-        self._keep(control.player, self.blocks_of(control.player) - {control.other})
+        self._keep(control.player, set(self.blocks_of(control.player)) - {control.other})
         if not control.still_blocked and not self._context.recent.is_blocked(channel):
             self._let_send(channel, control, True)
             self._silenced.discard(channel)

@@ -1,4 +1,5 @@
-"""Gives every session its tickets: with WELCOME, again before they grow old, and after joins that a ticket should vouch for.
+"""Gives every session its tickets: with WELCOME, again before they grow old, and after joins that a ticket should vouch
+for.
 
 Keeps 16 bytes for an idle connection and no Python object.
 """
@@ -7,13 +8,12 @@ from array import array
 
 from chatcore.operations import TicketEvent
 from chatcore_ext.hub import Hub
-
 from chatcore_server.context import Context, now_ms
 from chatcore_server.permissions import is_direct
 from chatcore_server.social import Social
 
-_RENEWALS = 3       # tickets in a lifetime: a resume may come two thirds of a lifetime after the connection was lost
-_SLOTS = 128        # parts of a renewal period: 20,000 connections are renewed by 160 at a time
+_RENEWALS = 3  # tickets in a lifetime: a resume may come two thirds of a lifetime after the connection was lost
+_SLOTS = 128  # parts of a renewal period: 20,000 connections are renewed by 160 at a time
 _JOIN_DELAY_MS = 1_000
 
 
@@ -23,11 +23,13 @@ class TicketKeeper:
     def __init__(self, context: Context, social: Social) -> None:
         self._context = context
         self._social = social
-        self._slots = [array("Q") for _ in range(_SLOTS)]   # handles of connections; those that are gone fall out in time
+        self._slots = [
+            array("Q") for _ in range(_SLOTS)
+        ]  # handles of connections; those that are gone fall out in time
         self._slot_ms = max(context.signer.lifetime_ms // (_RENEWALS * _SLOTS), 1)
         self._current = 0
         self._next_slot_ms = now_ms() + self._slot_ms
-        self._token_expires_ms = array("Q")                 # by the index of the connection's slot in the hub
+        self._token_expires_ms = array("Q")  # by the index of the connection's slot in the hub
         self._due: set[int] = set()
         self._next_due_ms = 0
 

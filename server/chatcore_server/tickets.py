@@ -11,20 +11,21 @@ import msgspec
 
 from chatcore.errors import BadTicket
 
-MAX_TICKET_SIZE = 1024      # bytes, docs/protocol.md
-_MAC_SIZE = 32              # bytes, HMAC-SHA256 in full (RFC 2104)
+MAX_TICKET_SIZE = 1024  # bytes, docs/protocol.md
+_MAC_SIZE = 32  # bytes, HMAC-SHA256 in full (RFC 2104)
 _VERSION = b"\x01"
-_DIGEST_SIZE = 8            # bytes of a channel's digest, see ChannelSet
-_PAYLOAD_OVERHEAD = 64      # bytes: version, numbers and MessagePack headers, at most
+_DIGEST_SIZE = 8  # bytes of a channel's digest, see ChannelSet
+_PAYLOAD_OVERHEAD = 64  # bytes: version, numbers and MessagePack headers, at most
 
-# Channels by keyed digest (BLAKE2b-64, RFC 7693): a tenth of the names' size. Without the key nobody can find a name whose
-# digest is in a set, and one wrong hit of 2**-64 needs no thought.
+# Channels by keyed digest (BLAKE2b-64, RFC 7693): a tenth of the names' size. Without the key nobody can find a name
+# whose digest is in a set, and one wrong hit of 2**-64 needs no thought.
 ChannelSet = frozenset[bytes]
 
 
 class Ticket(msgspec.Struct, array_like=True, frozen=True):
-    """Times are ms since 1970. `grants` None: all channels. `checked`: groups and private chats that the session was in, with
-    the right to be there, when the ticket was issued."""
+    """Times are ms since 1970. `grants` None: all channels. `checked`: groups and private chats that the session was
+    in, with the right to be there, when the ticket was issued.
+    """
 
     session: int
     player: bytes

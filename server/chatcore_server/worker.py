@@ -19,7 +19,6 @@ from chatcore_ext.hub import (
     Hub,
 )
 from chatcore_ext.log_view import LogView
-
 from chatcore_server.applied import AppliedOffsets, ControlLog
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
@@ -194,8 +193,13 @@ class Worker:
     def is_accepting(self) -> bool:
         return self._is_accepting
 
+    @property
+    def is_log_answering(self) -> bool:
+        return self._sends.is_log_answering
+
     async def drain(self, deadline_s: float) -> bool:
-        """Tell the clients to go, let them finish, answer all that is under way. True if nothing was left at the deadline.
+        """Tell the clients to go, let them finish, answer all that is under way. True if nothing was left at the
+        deadline.
 
         The caller has stopped accepting on sockets that are not the hub's.
         """
@@ -209,7 +213,8 @@ class Worker:
         await self._until(lambda: self.hub.counters()["connections"] == 0, self._loop.time() + goaway_s)
         self._sends.is_draining = True
         answered = await self._until(lambda: not self._sends.n_under_way and not self._requests.n_under_way, end)
-        self._close_connections()
+        self.hub.close_connections(ErrorCode.ERROR_SHUTTING_DOWN)
+        self.wake()
         return await self._until(lambda: self.hub.pending_output == 0, end) and answered
 
     async def _until(self, is_done: Callable[[], bool], end: float) -> bool:
@@ -218,11 +223,6 @@ class Worker:
                 return False
             await asyncio.sleep(0.01)
         return True
-
-    def _close_connections(self) -> None:
-        for connection in self.hub.ready_connections():
-            self.hub.close_connection(connection, ErrorCode.ERROR_SHUTTING_DOWN)
-        self.wake()
 
     async def close(self) -> None:
         """Drops what is still there. The backends stay open: they are the caller's."""

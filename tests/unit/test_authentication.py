@@ -90,9 +90,9 @@ def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
     settings = load_settings({"host": "0.0.0.0", "authentication": {"public_key_file": str(path)}})
     authenticator = make_authenticator(settings, KEY)
     assert authenticator.verify(token({"sub": "ann"}, private, "EdDSA")).player == b"ann"
-    with pytest.raises(AuthenticationError):    # the development secret counts no more
+    with pytest.raises(AuthenticationError):  # the development secret counts no more
         authenticator.verify(make_token(development_token_key(KEY), "ann", 60))
-    head, claims, _ = make_token(KEY, "ann", 60).split(".")
+    _, claims, _ = make_token(KEY, "ann", 60).split(".")
     forged = jwt.api_jws.PyJWS().encode(base64.urlsafe_b64decode(claims + "=="), KEY, algorithm="HS256")
     with pytest.raises(AuthenticationError):
         authenticator.verify(forged)

@@ -51,7 +51,7 @@ def test_the_window_bounds_it() -> None:
     recent = RecentControls(window_ms=1000, max_channels=2)
     recent.note(b"group:a", 5000, MembersChanged([], by=b""))
     recent.note(b"group:b", 6001, MembersChanged([], by=b""))
-    assert not recent.changed_since(b"group:a", 0)      # nobody has so old a ticket
+    assert not recent.changed_since(b"group:a", 0)  # nobody has so old a ticket
     recent.note(b"group:c", 6002, MembersChanged([], by=b""))
     recent.note(b"group:d", 6003, MembersChanged([], by=b""))
     # b had to go before its time: what is older than that is not known any more, so it may have changed

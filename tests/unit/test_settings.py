@@ -19,7 +19,9 @@ def test_defaults_are_the_constants() -> None:
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     config = tmp_path / "chatcore.toml"
-    config.write_text('port = 1\n[limits]\nframe_bytes = 512\nheartbeat_ms = 99\n[sessions]\non_excess = "newest_wins"\n')
+    config.write_text(
+        'port = 1\n[limits]\nframe_bytes = 512\nheartbeat_ms = 99\n[sessions]\non_excess = "newest_wins"\n'
+    )
     settings = load_settings(read_config(config), {"port": 2, "limits": {"frame_bytes": 1024}})
     assert settings.port == 2
     assert settings.limits.frame_bytes == 1024
