@@ -40,6 +40,7 @@ cdef class LogView:
         ReplayWindow replay
         uint64_t chain_idle_ms
         uint64_t max_heads
+        uint64_t settled       # the generation of the replay window from which on verdicts are everybody's
         uint64_t n_known       # heads whose id is known
         uint64_t n_unpinned
         uint64_t n_duplicates
@@ -69,6 +70,7 @@ cdef class LogView:
     cdef int32_t add_slot(self, bytes channel) except? NO_SLOT
     cdef int grow(self) except -1
     cdef int drop_slot(self, int32_t slot) except -1
+    cdef int forget_head(self, int32_t slot) except -1
     cdef int evict_surplus(self) except -1
     cdef void unlink(self, int32_t slot) noexcept
     cdef void link_newest(self, int32_t slot) noexcept

@@ -7,10 +7,16 @@ class LogView:
     Every reader that is fed the same records of a partition in the same order decides alike: nothing here depends on a
     clock, on other partitions or on other readers.
     """
-    def __new__(cls, *, window_ms: int = ..., max_heads: int = ..., chain_idle_ms: int = ...) -> Self:
-        """`window_ms`: a copy of a send is recognised at least this long after the first, by the log's time. `max_heads` bounds
-        the channels that are remembered beside the pinned ones. A channel silent for longer than `chain_idle_ms` starts a new
-        chain. Raises ValueError for a window of 0."""
+    def __new__(
+        cls, *, window_ms: int = ..., max_heads: int = ..., chain_idle_ms: int = ..., since_ms: int = 0
+    ) -> Self:
+        """`window_ms`: a copy of a send is recognised at least this long after the first, by the log's time. `max_heads`
+        bounds the channels that are remembered beside the pinned ones. A channel silent for longer than `chain_idle_ms`
+        starts a new chain. `since_ms`: the reader starts with each partition's first record of this time or later; 0: with
+        its very first. Raises ValueError for a window of 0.
+
+        A reader that starts somewhere cannot tell at first whether a record is a later copy of one before its start. So it
+        remembers no heads from the first 2 * window_ms after `since_ms`: place() says (2**64-1, 0) there, or None."""
     def place(self, partition: int, offset: int, time: int, channel: bytes, record: bytes) -> tuple[int, int] | None:
         """Take the next message record in. Returns (prev, hash), or None if it is a later copy of one already seen.
 
@@ -39,4 +45,5 @@ class LogView:
         """Later copies that `place` has refused so far."""
     @property
     def replay_ms(self) -> int:
-        """How far back a reader must start to decide, from then on, like one that has read for ever: twice window_ms."""
+        """How far back a reader should start: from now on it then decides like one that has read for ever, and it knows the
+        heads that the last window_ms told. Three times window_ms."""

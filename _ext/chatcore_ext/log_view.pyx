@@ -65,8 +65,12 @@ cdef class LogView:
         uint64_t window_ms=DEFAULT_REPLAY_WINDOW_MS,
         uint64_t max_heads=DEFAULT_MAX_HEADS,
         uint64_t chain_idle_ms=DEFAULT_CHAIN_IDLE_MS,
+        uint64_t since_ms=0,
     ):
         self.replay = ReplayWindow(window_ms)
+        if since_ms > 0:
+            # The first generation whose predecessor began at since_ms or later: nothing that it looks at is missing.
+            self.settled = (since_ms - 1) // window_ms + 2
         self.max_heads = max_heads
         self.chain_idle_ms = chain_idle_ms
         self.slots = {}
@@ -89,7 +93,7 @@ cdef class LogView:
 
     @property
     def replay_ms(self) -> int:
-        return self.replay.replay_ms
+        return self.replay.replay_ms + self.replay.window_ms
 
     def place(self, uint32_t partition, uint64_t offset, uint64_t time, bytes channel not None, bytes record not None):
         cdef Placement placement
@@ -118,7 +122,7 @@ cdef class LogView:
             head.id, head.hash, head.time = id, hash if id != no_id() else HASH_UNKNOWN, time
         elif head.id == id and head.hash == HASH_UNKNOWN and id != no_id():
             head.hash = hash
-        elif head.id < id and head.hash == HASH_UNKNOWN and (head.ahead_id == 0 or id < head.ahead_id):
+        elif head.id < id and head.hash == HASH_UNKNOWN != hash and (head.ahead_id == 0 or id < head.ahead_id):
             head.ahead_id, head.ahead_hash = id, hash
         self.evict_surplus()
 
@@ -152,7 +156,11 @@ cdef class LogView:
         if not self.replay.admit_copy(partition, out.record.session, out.record.seq, time):
             self.n_duplicates += 1
             return 0
+        out.first = True
         slot = self.find_slot(channel)
+        if self.replay.partitions[partition].number < self.settled:
+            # Perhaps a later copy of one that this reader has not seen: what it says about the head may be wrong.
+            return 0 if slot == NO_SLOT or self.heads[slot].id >= offset else self.forget_head(slot)
         if slot == NO_SLOT:
             slot = self.add_slot(channel)
             self.link_newest(slot)
@@ -162,7 +170,6 @@ cdef class LogView:
         head = &self.heads[slot]
         self.n_known += head.id == unknown_id()
         advance_head(head, self.chain_idle_ms, offset, time, out)
-        out.first = True
         return self.evict_surplus()
 
     cdef const Head* find_head(self, bytes channel) except? NULL:
@@ -224,6 +231,17 @@ cdef class LogView:
         head.newer = self.free_slot
         self.free_slot = slot
         del self.slots[name]
+        return 0
+
+    cdef int forget_head(self, int32_t slot) except -1:
+        cdef Head* head = &self.heads[slot]
+        if head.n_pins == 0:
+            self.unlink(slot)
+            return self.drop_slot(slot)
+        self.n_known -= head.id != unknown_id()
+        head.id = unknown_id()
+        head.hash = head.ahead_id = head.ahead_hash = 0
+        head.is_from_log = False
         return 0
 
     cdef int grow(self) except -1:

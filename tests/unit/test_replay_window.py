@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_ext.replay_window import REACH, ReplayWindow
+from support.memory import resident_bytes
 from support.oracles import replay
 from support.oracles.replay import ReplayModel
 
@@ -220,11 +221,6 @@ def test_memory_follows_the_live_sessions() -> None:
     assert window.n_entries == 50_001
     window.admit(1, 0, 3, 2 * WINDOW_MS)
     assert window.n_entries == 2
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
 
 
 @pytest.mark.resident_memory

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from chatcore_ext.timing_wheel import TimingWheel
+from support.memory import resident_bytes
 from support.oracles.timing import TimersModel
 
 N_SLOTS = 8
@@ -138,14 +139,8 @@ def test_a_wheel_that_cannot_turn_is_refused(n_slots: int, tick_ms: int) -> None
         TimingWheel(n_slots, tick_ms, 0)
 
 
-def resident_bytes() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
-
-
 @pytest.mark.resident_memory
 def test_memory_is_given_back() -> None:
-
     def cycle() -> None:
         wheel = TimingWheel(1024, 10, 0)
         for key in range(5000):
