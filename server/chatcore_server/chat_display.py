@@ -109,7 +109,7 @@ class TerminalDisplay:
             case events.Message():
                 return self._message(event)
             case events.Connected():
-                return f"* connected as {event.player}" + (" again, nothing was lost" if event.resumed else "")
+                return self._connected(event)
             case events.ConnectionClosed():
                 return f"* disconnected ({event.error.name if event.error else 'connection lost'}); coming back ..."
             case events.Draining():
@@ -124,6 +124,13 @@ class TerminalDisplay:
                 return f"* you are no longer in {event.channel}: {event.error.name}"
             case _:
                 return self._wire_event(event)
+
+    def _connected(self, event: events.Connected) -> str:
+        if event.resumed:
+            return "* connected again, where we left off"
+        unread = {channel: state.unread for channel, state in event.conversations.items() if state.unread}
+        told = [f"{number} in {self._place(channel)}" for channel, number in unread.items()]
+        return f"* connected as {event.player}" + (f"; unread: {', '.join(told)}" if told else "")
 
     def _wire_event(self, event: events.SessionEvent) -> str | None:
         match event:

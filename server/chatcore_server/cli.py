@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from chatcore_server.serve import Server
     from chatcore_server.settings import ServerSettings
 
+_CHAT_TOKEN_S = 3600  # made anew at every log-in
+_HINT_TOKEN_S = 30 * 86_400
+
 app = typer.Typer(
     name="chatcore",
     help="In-game chat: server, client, tokens.",
@@ -52,16 +55,26 @@ def serve(
 def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
     print(f"chatcore ready tcp={settings.host}:{server.port} http={settings.http_host}:{server.http_port}", flush=True)
     if sys.stderr.isatty():
-        address = f"{settings.host}:{server.port}"
-        data = Path(settings.data)
-        print(
-            f"\nThe data folder is {data.resolve()}. In two other terminals type:\n\n"
-            f"    chatcore chat --as ann --data {data} {address}\n"
-            f"    chatcore chat --as bob --data {data} {address}\n\n"
-            "Ctrl-C stops the server.\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(_what_next(server.port, settings), file=sys.stderr, flush=True)
+
+
+def _what_next(port: int, settings: "ServerSettings") -> str:
+    """Commands to copy into two other terminals, spelled so that they work there as they stand."""
+    from chatcore_server.authentication import data_secret, development_token_key, make_token
+
+    command = sys.argv[0]
+    address = f"{settings.host}:{port}"
+    lines = [f"The data folder is {Path(settings.data).resolve()}. In two other terminals in this folder type:", ""]
+    lines += [f"    {command} chat --as {player} --data {settings.data} {address}" for player in ("alice", "bob")]
+    if not settings.authentication.is_configured:
+        token = make_token(development_token_key(data_secret(Path(settings.data))), "carol", _HINT_TOKEN_S)
+        lines += [
+            "",
+            "A client of your own can log in as carol with this token, valid for 30 days:",
+            "",
+            f"    {token}",
+        ]
+    return "\n".join(["", *lines, "", "Ctrl-C stops the server.", ""])
 
 
 @app.command()
@@ -84,6 +97,36 @@ def token(
         _fail(str(error))
     except BadName as error:
         _fail(error.message)
+
+
+@app.command()
+def chat(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")] = "127.0.0.1:7400",
+    player: Annotated[str, typer.Option("--as", help="The player's name.")] = "",
+    token: Annotated[str, typer.Option(help="The player's token; without it, --data makes one.")] = "",
+    data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
+) -> None:
+    """Chat on a terminal. With standard input from elsewhere: commands in, one line per event out."""
+    import asyncio
+
+    from chatcore.errors import ChatError
+    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, make_token
+    from chatcore_server.chat import chat as run
+    from chatcore_server.settings import SettingsError
+
+    host, _, port = address.rpartition(":")
+    if not player or not host or not port.isdigit():
+        _fail("who are you, and where is the server? chatcore chat --as alice 127.0.0.1:7400")
+    if not token and not (data / SECRET_NAME).exists():
+        _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token")
+
+    def new_token() -> str:
+        return token or make_token(development_token_key(data_secret(data)), player, _CHAT_TOKEN_S)
+
+    try:
+        asyncio.run(run(host.strip("[]"), int(port), player, new_token))
+    except (ChatError, SettingsError) as error:
+        _fail(str(error))
 
 
 def _seconds(text: str) -> int:

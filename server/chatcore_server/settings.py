@@ -27,6 +27,10 @@ class AuthenticationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_u
     secret_file: str = ""  # HS256: at least 32 bytes, as they are (a newline at the end is cut off)
     public_key_file: str = ""  # EdDSA: an Ed25519 public key in PEM
 
+    @property
+    def is_configured(self) -> bool:
+        return bool(self.secret_file or self.public_key_file)
+
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A player's devices."""
