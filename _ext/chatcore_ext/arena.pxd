@@ -38,7 +38,8 @@ cdef inline void* arena_take_aligned(Arena* arena, size_t size) noexcept nogil:
     return arena_take(arena, (size + 15) & ~<size_t>15)
 
 
-# Lengthen the piece that ends at `end` by `size` bytes where it lies; only the newest piece can grow. False: it can not.
+# Lengthen the piece that ends at `end` by `size` bytes where it lies. False: it is not the newest, or the
+# block is full.
 cdef inline bint arena_extend(Arena* arena, const uint8_t* end, size_t size) noexcept nogil:
     if end != arena.position or <size_t>(arena.limit - arena.position) < size:
         return False

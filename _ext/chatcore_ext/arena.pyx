@@ -5,7 +5,8 @@ from libc.stdlib cimport free, malloc
 
 
 cdef enum:
-    # Bytes. A burst of a busy worker writes some 100 kB; glibc takes blocks of this size by mmap, so giving them back is real.
+    # Bytes. A burst of a busy worker writes some 100 kB; glibc takes blocks of this size by mmap, so giving them back
+    # is real.
     BLOCK_SIZE = 262144
     # Blocks kept over a reset: a worker that once had a huge turn should not hold that memory for ever.
     MAX_KEPT_BLOCKS = 8

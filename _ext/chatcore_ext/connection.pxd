@@ -1,7 +1,7 @@
 """One connection: what is known of a socket or transport (tables.pxd), and where the connections of a worker live.
 
-A connection lies at one address from accept to close. Outside C it is named by a handle, generation << 32 | index, which is
-never used again, so a late answer for a connection that is gone reaches nobody. 0 is no connection.
+A connection lies at one address from accept to close. Outside C it is named by a handle, generation << 32 | index,
+which is never used again, so a late answer for a connection that is gone reaches nobody. 0 is no connection.
 """
 
 from chatcore_ext.tables cimport STATE_FREE, Connection

@@ -1,8 +1,6 @@
 """What a hub counts, by name. The names are those of the metrics, without their prefix."""
 
-from chatcore_ext.constants cimport (
-    FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL,
-)
+from chatcore_ext.constants cimport FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL
 from chatcore_ext.error_codes cimport error_name
 
 

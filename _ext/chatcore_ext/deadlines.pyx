@@ -3,7 +3,7 @@
 from chatcore_ext.constants cimport LINGER_MS
 from chatcore_ext.error_codes cimport ERROR_HEARTBEAT_TIMEOUT, ERROR_HELLO_TIMEOUT
 from chatcore_ext.output cimport output_close, output_drop
-from chatcore_ext.tables cimport Deadline, STATE_CLOSING, STATE_GREETING, STATE_LINGERING, STATE_OPEN, STATE_READY
+from chatcore_ext.tables cimport STATE_CLOSING, STATE_GREETING, STATE_LINGERING, STATE_OPEN, STATE_READY, Deadline
 from chatcore_ext.timing_wheel cimport Timer, wheel_advance, wheel_set
 
 

@@ -58,7 +58,8 @@ cdef void deliver_message(
 
 
 cdef bint direct_players(
-    const uint8_t* name, size_t size, const uint8_t** first, size_t* first_size, const uint8_t** second, size_t* second_size
+    const uint8_t* name, size_t size, const uint8_t** first, size_t* first_size,
+    const uint8_t** second, size_t* second_size
 ) noexcept nogil:
     cdef const uint8_t* colon
     if size < 6 or memcmp(name, b"dm:", 3) != 0:

@@ -1,7 +1,7 @@
-"""What a turn has for Python, collected without the GIL and turned into tuples afterwards (the kinds are in hub.pyi)."""
+"""What a turn has for Python: collected without the GIL, turned into tuples afterwards (hub.pyi has the kinds)."""
 
-from libc.stdint cimport uint8_t
 from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport Arena
 

@@ -1,15 +1,16 @@
 """From one frame to all who hear a channel: encode once, note it for each receiver."""
 
 from libc.stdint cimport uint8_t
+
 from chatcore_ext.output cimport Output
 from chatcore_ext.tables cimport Channel, Connection
 
-# Room for one frame of the channel, directly behind the channel's frames before it in this turn where possible: then each
-# receiver has one piece to send instead of one per frame. NULL: no memory.
+# Room for one frame of the channel, directly behind the channel's frames before it in this turn where possible: then
+# each receiver has one piece to send instead of one per frame. NULL: no memory.
 cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noexcept nogil
 
-# Note the frame for every ready connection in the channel but `excepted` and those whose player has the stamp (0: none).
-# Returns to how many.
+# Note the frame for every ready connection in the channel but `excepted` and those whose player has the stamp (0:
+# none). Returns to how many.
 cdef unsigned int fan_out(
     Output* output, Channel* channel, const uint8_t* frame, size_t size, const Connection* excepted,
     unsigned long long stamp

@@ -1,9 +1,10 @@
 """From one frame to all who hear a channel; see fanout.pxd."""
 
 from libc.stdint cimport uint8_t
+
 from chatcore_ext.arena cimport arena_extend
 from chatcore_ext.output cimport output_append, output_reserve
-from chatcore_ext.tables cimport Member, STATE_READY
+from chatcore_ext.tables cimport STATE_READY, Member
 
 
 cdef enum:
@@ -22,7 +23,8 @@ cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noe
                 channel.extent_limit += size
             else:
                 # Another channel's frame lies behind ours. Most channels have one frame a turn, so only now take more.
-                channel.extent_size = min(max(channel.extent_size * 2, <unsigned int>MIN_EXTENT), <unsigned int>MAX_EXTENT)
+                channel.extent_size = max(channel.extent_size * 2, <unsigned int>MIN_EXTENT)
+                channel.extent_size = min(channel.extent_size, <unsigned int>MAX_EXTENT)
                 extent = max(size, <size_t>channel.extent_size)
                 channel.extent_end = output_reserve(output, extent)
                 channel.extent_limit = channel.extent_end + extent

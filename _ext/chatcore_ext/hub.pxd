@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 
 from chatcore_ext.hub_state cimport HubState
 from chatcore_ext.log_view cimport LogView
-from chatcore_ext.tables cimport Channel, Connection, Session, Subscription
+from chatcore_ext.tables cimport Channel, Connection, Subscription
 
 
 cdef class Hub:

@@ -1,8 +1,8 @@
 """All connections, sessions and channels of one worker, for Python: ties the compiled parts together; see hub.pyi.
 
-Every table is changed here, with the GIL held, between turns; what runs without the GIL (reactor, inbound, fanout, output)
-only reads tables, appends output and marks connections as doomed, and `reap` puts those away at the end of the turn. So no
-loop over receivers ever meets a table that changes under it.
+Every table is changed here, with the GIL held, between turns; what runs without the GIL (reactor, inbound, fanout,
+output) only reads tables, appends output and marks connections as doomed, and `reap` puts those away at the end of the
+turn. So no loop over receivers ever meets a table that changes under it.
 """
 
 cimport cython
@@ -15,22 +15,20 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
 from chatcore_ext.connection cimport (
-    connection_at, connection_handle, connection_new, connection_of, connection_release, connection_table_free, CHUNK_SIZE,
+    CHUNK_SIZE, connection_at, connection_handle, connection_new, connection_of, connection_release,
+    connection_table_free,
 )
 from chatcore_ext.constants cimport (
-    ACK_SIZE, BURST_EVENTS, DEFAULT_FRAME_BURST, DEFAULT_FRAMES_PER_SECOND, DEFAULT_HEARTBEAT_GRACE_MS,
-    DEFAULT_HEARTBEAT_MS, DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS,
-    DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, ERROR_PREFIX_SIZE, FRAME_EVENT,
-    FRAME_GOAWAY, FRAME_REPLY, FRAME_WELCOME, GOAWAY_SIZE, HEADER_SIZE, MAX_BODY_LENGTH, MAX_CHANNEL_NAME_SIZE,
-    MAX_NAME_SIZE, MAX_SIGNAL_BODY_SIZE, RECEIVE_BUFFER_SIZE, RECORD_CONTROL, RECORD_MESSAGE, REPLY_PREFIX_SIZE,
-    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS, no_id,
+    ACK_SIZE, DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST, DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS,
+    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_FRAME_SIZE,
+    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, FRAME_EVENT, FRAME_REPLY, FRAME_WELCOME, GOAWAY_SIZE,
+    HEADER_SIZE, MAX_BODY_LENGTH, MAX_CHANNEL_NAME_SIZE, MAX_NAME_SIZE, MAX_SIGNAL_BODY_SIZE, RECEIVE_BUFFER_SIZE,
+    RECORD_CONTROL, SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS, no_id,
 )
 from chatcore_ext.counters cimport N_CODES, counters_as_dict
 from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
 from chatcore_ext.delivery cimport deliver_message, direct_players
-from chatcore_ext.error_codes cimport (
-    ERROR_FLAG_RETRY, ERROR_FLAG_UNCERTAIN, ERROR_OVERLOADED, ERROR_SESSION_REPLACED, error_flags,
-)
+from chatcore_ext.error_codes cimport ERROR_FLAG_UNCERTAIN, ERROR_OVERLOADED, ERROR_SESSION_REPLACED, error_flags
 from chatcore_ext.event_queue cimport (
     KIND_DISCONNECTED, KIND_EXPIRED, KIND_HELLO, KIND_REQUEST, KIND_SEND, queue_free, take_queue,
 )
@@ -50,10 +48,12 @@ from chatcore_ext.reactor cimport (
 )
 from chatcore_ext.record cimport read_record
 from chatcore_ext.routing cimport (
-    NAME_BYTES, NAME_SIZE, channel_get, channel_release, find_name, find_named, hide_add, hide_remove, routing_free, session_free, session_new, stamp_hiders, subscription_free, subscription_join, subscription_new, subscription_to,
+    channel_get, channel_release, find_name, find_named, hide_add, hide_remove, routing_free, session_free,
+    session_new, subscription_free, subscription_join, subscription_new, subscription_to,
 )
 from chatcore_ext.tables cimport (
-    Member, Named, Player, STATE_CLOSING, STATE_FREE, STATE_GREETING, STATE_LINGERING, STATE_LOST, STATE_OPEN, STATE_READY, Session, Subscription,
+    STATE_CLOSING, STATE_FREE, STATE_GREETING, STATE_LOST, STATE_OPEN, STATE_READY, Named, Player, Session,
+    Subscription,
 )
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
 
@@ -166,15 +166,18 @@ cdef class Hub:
         return self.state.epoll_descriptor
 
     def listen(self, int descriptor):
-        if listen_on(&self.state, descriptor) < 0:
-            raise OSError(errno, f"descriptor {descriptor} cannot be listened on")
+        cdef int error = listen_on(&self.state, descriptor)
+        if error:
+            raise OSError(error, f"descriptor {descriptor} cannot be listened on")
 
     def adopt(self, int descriptor):
-        cdef Connection* connection
+        cdef:
+            Connection* connection
+            int error = 0
         read_clocks(&self.state)
-        connection = adopt(&self.state, descriptor)
+        connection = adopt(&self.state, descriptor, &error)
         if connection == NULL:
-            raise OSError(errno, f"descriptor {descriptor} cannot be taken over")
+            raise OSError(error, f"descriptor {descriptor} cannot be taken over")
         return connection_handle(connection)
 
     def stop_accepting(self):

@@ -51,6 +51,6 @@ cdef struct HubState:
     int epoll_descriptor
     unsigned int n_open        # connections that count against max_connections
     unsigned long long now_ms  # of the turn: monotonic, for deadlines
-    unsigned long long time_ms # of the turn: since 1970, for records
+    unsigned long long time_ms  # of the turn: since 1970, for records
     unsigned long long clock_shift_ms
     uint8_t* receive_buffer       # RECEIVE_BUFFER_SIZE bytes, read into by every connection in turn

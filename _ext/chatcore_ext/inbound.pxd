@@ -1,6 +1,7 @@
 """What a client's frame does: the answer, refusal or relay that needs no Python, or the event that does."""
 
 from libc.stdint cimport uint8_t
+
 from chatcore_ext.frame cimport SignalFields
 from chatcore_ext.hub_state cimport HubState
 from chatcore_ext.tables cimport Channel, Connection

@@ -5,11 +5,10 @@ from libc.string cimport memcmp, memcpy
 
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport (
-    FRAME_ACK, FRAME_CLOSE, FRAME_DELIVER, FRAME_EVENT, FRAME_FAILED, FRAME_GAP, FRAME_GOAWAY,
-    FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REFUSED, FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL,
-    FRAME_WELCOME, HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, PING_SIZE, PROTOCOL_VERSION, RECORD_MESSAGE,
-    REQUEST_PREFIX_SIZE, SIGNAL_APPLICATION,
-    SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
+    FRAME_ACK, FRAME_CLOSE, FRAME_DELIVER, FRAME_EVENT, FRAME_FAILED, FRAME_GAP, FRAME_GOAWAY, FRAME_HELLO,
+    FRAME_PING, FRAME_PONG, FRAME_REFUSED, FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL, FRAME_WELCOME,
+    HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, PING_SIZE, PROTOCOL_VERSION, RECORD_MESSAGE,
+    REQUEST_PREFIX_SIZE, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
 )
 from chatcore_ext.error_codes cimport (
     ERROR_BAD_SEQ, ERROR_BODY_TOO_LARGE, ERROR_MALFORMED_FRAME, ERROR_NOT_ALLOWED, ERROR_NOT_JOINED,
@@ -19,13 +18,13 @@ from chatcore_ext.error_codes cimport (
 from chatcore_ext.event_queue cimport KIND_HELLO, KIND_REQUEST, KIND_SEND, PendingEvent, queue_event
 from chatcore_ext.fanout cimport channel_reserve, fan_out
 from chatcore_ext.frame cimport (
-    SendFields, SignalFields, error_body_size, load_u32, read_send, read_signal, store_u32, store_u64, write_error_body,
-    write_header, write_signal,
+    SendFields, SignalFields, error_body_size, load_u32, read_send, read_signal, store_u32, store_u64,
+    write_error_body, write_header, write_signal,
 )
 from chatcore_ext.output cimport output_append, output_close, output_drop, output_reserve
 from chatcore_ext.record cimport RecordFields, record_size, write_record
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, stamp_hiders, subscription_of
-from chatcore_ext.tables cimport Channel, Player, STATE_GREETING, STATE_OPEN, STATE_READY, Subscription
+from chatcore_ext.tables cimport STATE_GREETING, STATE_OPEN, STATE_READY, Channel, Player, Subscription
 from chatcore_ext.token_bucket cimport bucket_take
 
 

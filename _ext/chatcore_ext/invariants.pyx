@@ -5,7 +5,7 @@ from chatcore_ext.pointer_table cimport PointerTable, table_get
 from chatcore_ext.routing cimport find_named
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, subscription_of
 from chatcore_ext.tables cimport (
-    Channel, Connection, HiddenSender, Hide, Named, Player, STATE_CLOSING, STATE_FREE, STATE_GREETING, STATE_LOST, STATE_OPEN, STATE_READY, Session, Subscription,
+    STATE_CLOSING, STATE_FREE, STATE_READY, Channel, Connection, Hide, Player, Session, Subscription,
 )
 from chatcore_ext.timing_wheel cimport timer_is_set
 

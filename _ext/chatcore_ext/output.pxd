@@ -1,14 +1,15 @@
 """What connections are to be sent this turn, and the one flush that sends it.
 
-Bytes are written once into the turn's arena; each receiver only notes where they lie. At the flush every connection with
-output gets exactly one system call; what the kernel does not take is copied into the connection's own backlog, so nothing
-points into the arena after its turn. Never waits, never lets one receiver hold up another.
+Bytes are written once into the turn's arena; each receiver only notes where they lie. At the flush every connection
+with output gets exactly one system call; what the kernel does not take is copied into the connection's own backlog, so
+nothing points into the arena after its turn. Never waits, never lets one receiver hold up another.
 """
 
 from libc.stdint cimport uint8_t
+
 from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
 from chatcore_ext.counters cimport Counters
-from chatcore_ext.tables cimport Connection, ConnectionState, STATE_CLOSING, STATE_READY, Slice
+from chatcore_ext.tables cimport Connection, Slice
 
 
 # Loop thread only.
@@ -47,7 +48,9 @@ cdef inline void output_append(Output* output, Connection* connection, const uin
     output_add_slice(output, connection, data, size)
 
 
-cdef inline void output_add_slice(Output* output, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
+cdef inline void output_add_slice(
+    Output* output, Connection* connection, const uint8_t* data, size_t size
+) noexcept nogil:
     cdef Slice* slice = &connection.first
     if connection.last != NULL:
         slice = <Slice*>arena_take_aligned(&output.nodes, sizeof(Slice))

@@ -11,7 +11,7 @@ from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport FRAME_CLOSE, HEADER_SIZE
 from chatcore_ext.error_codes cimport ERROR_SLOW_RECEIVER, error_flags
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_header
-from chatcore_ext.tables cimport Backlog, STATE_FREE, STATE_LINGERING, STATE_LOST
+from chatcore_ext.tables cimport STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, Backlog
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -204,6 +204,7 @@ cdef const uint8_t* joined(Output* output, const Connection* connection) noexcep
     return output.scratch
 
 
+# How much the kernel took; -1: errno says why it took nothing.
 cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
     cdef:
         iovec[MAX_PIECES + 1] pieces
@@ -216,8 +217,7 @@ cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
     if connection.n_slices > MAX_PIECES:
         data = joined(output, connection)
         if data == NULL:
-            errno = ENOMEM
-            return -1
+            return 0  # no memory for it now: as if the kernel had taken nothing
         return send(connection.descriptor, data, connection.pending, MSG_NOSIGNAL | MSG_DONTWAIT)
     if connection.backlog != NULL:
         pieces[0].iov_base = backlog_bytes(connection.backlog) + connection.backlog.start

@@ -1,7 +1,7 @@
 """A hash table from 64-bit keys to pointers, for the routing tables.
 
-Open addressing with linear probing, at most 7/8 full, removal by shifting back (Knuth, The Art of Computer Programming 3,
-6.4, algorithm R), so there are no tombstones and no slow decay. Never owns what it points to, never holds NULL.
+Open addressing with linear probing, at most 7/8 full, removal by shifting back (Knuth, The Art of Computer Programming
+3, 6.4, algorithm R), so there are no tombstones and no slow decay. Never owns what it points to, never holds NULL.
 
 Keys are numbers that this process chose, or keyed hashes (SipHash): nobody outside can pick keys that collide.
 """

@@ -1,18 +1,19 @@
 """The sockets of a worker in one epoll set: accept, receive, and the turn that does everything without the GIL."""
 
 from libc.stdint cimport uint8_t
+
 from chatcore_ext.hub_state cimport HubState
 from chatcore_ext.tables cimport Connection
 
 # Reads the clocks: once per turn, all of a turn happens at one time.
 cdef void read_clocks(HubState* hub) noexcept nogil
 
-# Take a descriptor in; -1: errno says why. `listen_on` watches it for connections, `adopt` makes it one (NULL: errno).
-cdef int reactor_open(HubState* hub) noexcept nogil
+cdef int reactor_open(HubState* hub) noexcept nogil  # -1: errno says why
+# Take a descriptor in: watch it for connections, or make it one. An errno, or 0; NULL and an errno.
 cdef int listen_on(HubState* hub, int descriptor) noexcept nogil
 cdef void stop_listening(HubState* hub) noexcept nogil
 cdef void resume_listening(HubState* hub) noexcept nogil
-cdef Connection* adopt(HubState* hub, int descriptor) noexcept nogil
+cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil
 # What every new connection starts with, socket or transport; one over the limit is told so and ends.
 cdef void admit(HubState* hub, Connection* connection) noexcept nogil
 
@@ -20,6 +21,5 @@ cdef void admit(HubState* hub, Connection* connection) noexcept nogil
 cdef void take_input(HubState* hub, Connection* connection, const uint8_t* data, size_t size) noexcept nogil
 # Everything that is ready now, up to BURST_EVENTS sockets; flushes sockets.
 cdef void burst(HubState* hub) noexcept nogil
-# Up to the next call of these the descriptor is nobody's.
 cdef void close_descriptor(Connection* connection) noexcept nogil
 cdef void reactor_close(HubState* hub) noexcept nogil

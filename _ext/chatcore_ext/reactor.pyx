@@ -91,12 +91,11 @@ cdef int watch_listener(HubState* hub, int i, int operation, unsigned int events
 cdef int listen_on(HubState* hub, int descriptor) noexcept nogil:
     cdef int i = hub.n_listeners
     if i == MAX_LISTENERS:
-        errno = ENOSPC
-        return -1
+        return ENOSPC
     hub.listeners[i].descriptor = descriptor
     hub.listeners[i].is_paused = False
     if watch_listener(hub, i, EPOLL_CTL_ADD, EPOLLIN) < 0:
-        return -1
+        return errno
     hub.n_listeners += 1
     return 0
 
@@ -131,17 +130,18 @@ cdef void admit(HubState* hub, Connection* connection) noexcept nogil:
     set_deadline(hub, connection)
 
 
-cdef Connection* adopt(HubState* hub, int descriptor) noexcept nogil:
+cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil:
     cdef:
         Connection* connection = connection_new(&hub.connections)
         epoll_event event
         int on = 1
     if connection == NULL:
-        errno = ENOMEM
+        error[0] = ENOMEM
         return NULL
     event.events = EPOLLIN
     event.data.u64 = connection_handle(connection)
     if epoll_ctl(hub.epoll_descriptor, EPOLL_CTL_ADD, descriptor, &event) < 0:
+        error[0] = errno
         connection_release(&hub.connections, connection)
         return NULL
     connection.descriptor = descriptor
@@ -152,9 +152,10 @@ cdef Connection* adopt(HubState* hub, int descriptor) noexcept nogil:
 
 cdef void accept_from(HubState* hub, int i) noexcept nogil:
     cdef:
-        int descriptor
-        int n_accepted
-    for n_accepted in range(ACCEPTS_PER_TURN):
+        int descriptor, error
+        int n_left = ACCEPTS_PER_TURN
+    while n_left > 0:
+        n_left -= 1
         descriptor = accept4(hub.listeners[i].descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if descriptor < 0:
             if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
@@ -169,7 +170,7 @@ cdef void accept_from(HubState* hub, int i) noexcept nogil:
         ):
             hub.counters.connections_refused += 1
             close(descriptor)
-        elif adopt(hub, descriptor) == NULL:
+        elif adopt(hub, descriptor, &error) == NULL:
             close(descriptor)
 
 

@@ -1,7 +1,7 @@
 """Who is here and who hears what: players <-> sessions <-> connections, channels <-> subscriptions <-> connections.
 
-Every link goes both ways and both ends are changed together, in O(1). What nobody uses any more is freed at once: a channel
-without subscriptions, a player without sessions. Knows no bytes of the wire and sends nothing.
+Every link goes both ways and both ends are changed together, in O(1). What nobody uses any more is freed at once: a
+channel without subscriptions, a player without sessions. Knows no bytes of the wire and sends nothing.
 """
 
 from cpython.ref cimport PyObject
@@ -24,7 +24,7 @@ cdef struct Routing:
     PointerTable hidden_senders  # by name
     PointerTable numbers       # number -> Channel
     PointerTable sessions      # id -> Session
-    PointerTable subscriptions # connection index << 32 | channel number -> Subscription
+    PointerTable subscriptions  # connection index << 32 | channel number -> Subscription
     unsigned long long generation
     unsigned long long stamp
     unsigned int last_number

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memset
 
 from chatcore_ext.pointer_table cimport table_free, table_get, table_put, table_remove
-from chatcore_ext.tables cimport Hide, HiddenSender, Member
+from chatcore_ext.tables cimport HiddenSender, Hide, Member
 
 
 cdef extern from "Python.h":
@@ -128,8 +128,8 @@ cdef void session_free(Routing* routing, Session* session) noexcept:
 # --- channels ---
 
 cdef int give_number(Routing* routing, Channel* channel) except -1:
-    # Counting through all 32 bits, so a number comes again only after 2**32 other channels; a slot number with a few bits
-    # of generation would come again much sooner.
+    # Counting through all 32 bits, so a number comes again only after 2**32 other channels; a slot number with a few
+    # bits of generation would come again much sooner.
     cdef unsigned int number = routing.last_number
     while True:
         number += 1

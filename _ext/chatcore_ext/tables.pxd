@@ -1,7 +1,7 @@
 """What is known of connections, sessions, players, channels and subscriptions: structs that point to each other.
 
-Declared in one place because each names the others. connection.pxd says where connections live, routing.pxd how the rest is
-linked; nobody else changes a link.
+Declared in one place because each names the others. connection.pxd says where connections live, routing.pxd how the
+rest is linked; nobody else changes a link.
 """
 
 from cpython.ref cimport PyObject

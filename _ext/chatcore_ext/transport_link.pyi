@@ -9,9 +9,9 @@ from chatcore_ext.hub import Hub
 class TransportLink:
     """Reads a transport into the hub's own receive buffer and tells the hub when it may write.
 
-    Fits asyncio's and uvloop's `create_server(lambda: TransportLink(hub, wake), ssl=...)`. `wake()` is called after each read and
-    when writing becomes possible again: the shell then schedules one `take_events` and `flush` for this turn.
-    """
+    Fits asyncio's and uvloop's `create_server(lambda: TransportLink(hub, wake), ssl=...)`. `wake()` is called after
+    each read and when writing becomes possible again: the shell then schedules one `take_events` and `flush` for this
+    turn."""
     def __init__(self, hub: Hub, wake: Callable[[], object]) -> None: ...
     @property
     def connection(self) -> int:

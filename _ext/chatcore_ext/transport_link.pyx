@@ -1,4 +1,4 @@
-"""A connection of the hub on somebody else's transport (TLS, WebSocket); see transport_link.pyi. Imports no event loop."""
+"""A connection of the hub on somebody else's transport (TLS, WebSocket); see transport_link.pyi."""
 
 cimport cython
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
+
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import FrameParser, encode_hello, encode_signal
@@ -52,7 +53,8 @@ def server() -> Iterator[Server]:
 
 
 def read_frames(client: socket.socket, n_frames: int) -> list[tuple[int, bytes]]:
-    parser, frames = FrameParser(MAX_SERVER_BODY), []
+    parser = FrameParser(MAX_SERVER_BODY)
+    frames: list[tuple[int, bytes]] = []
     while len(frames) < n_frames:
         data = client.recv(65536)
         assert data, "closed too early"
@@ -67,7 +69,8 @@ def test_a_crowd_that_arrives_at_once(server: Server) -> None:
     server.run_until(lambda: len(server.events) == 200)
     numbers = set()
     for _, handle, _, body in server.events:
-        assert isinstance(handle, int) and isinstance(body, bytes)
+        assert isinstance(handle, int)
+        assert isinstance(body, bytes)
         server.hub.attach(handle, int(body) + 1, b"player-" + body)
         generation = server.hub.begin_join(handle, b"room:x")
         numbers.add(server.hub.complete_join(handle, b"room:x", generation, True))
@@ -77,7 +80,8 @@ def test_a_crowd_that_arrives_at_once(server: Server) -> None:
     for i, client in enumerate(clients):
         if i != 7:
             [(kind, body)] = read_frames(client, 1)
-            assert kind == FrameType.FRAME_SIGNAL and body.endswith(b"player-7")
+            assert kind == FrameType.FRAME_SIGNAL
+            assert body.endswith(b"player-7")
     for client in clients:
         client.close()
     server.events.clear()
@@ -108,7 +112,8 @@ def test_connections_over_the_limit_are_told(server: Server) -> None:
         second.sendall(encode_hello(1, b""))  # unread input must not cost it the CLOSE
         full.run_until(lambda: full.hub.counters()["connections_refused"] == 1)
         [(kind, body)] = read_frames(second, 1)
-        assert kind == FrameType.FRAME_CLOSE and error_of(body)[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
+        assert kind == FrameType.FRAME_CLOSE
+        assert error_of(body)[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
         assert second.recv(1) == b""
         first.sendall(encode_hello(1, b""))
         full.run_until(lambda: len(full.events) == 1)

@@ -1,4 +1,4 @@
-"""A hub with peers in one process: sockets are socketpairs, transports are in memory, and time moves when a test says so."""
+"""A hub with peers in one process: socketpairs or transports in memory, and time moves when a test says so."""
 
 import select
 import socket
@@ -76,7 +76,8 @@ class MemoryTransport:
         self.broken: Exception | None = None
 
     def write(self, data: bytes) -> None:
-        assert type(data) is bytes and data
+        assert type(data) is bytes
+        assert data
         assert not self.ending, "written to after close"
         if self.broken is not None:
             raise self.broken

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from chatcore_ext.chain_hash import chain_hash
 from chatcore_ext.hub import Hub
 from chatcore_ext.log_view import LogView
@@ -162,11 +163,11 @@ class Introducer:
 
 
 @pytest.fixture
-def chat(world: World) -> Iterator[tuple[World, Introducer]]:
+def chat(world: World) -> tuple[World, Introducer]:
     introducer = Introducer()
     world.hub.close()
     world.hub, world.view = introducer.hub, introducer.view
-    yield world, introducer
+    return world, introducer
 
 
 def test_private_message_introduces_the_chat(chat: tuple[World, Introducer]) -> None:
@@ -178,7 +179,8 @@ def test_private_message_introduces_the_chat(chat: tuple[World, Introducer]) -> 
     world.say(DIRECT, b"bob", b"hi")
     assert introducer.calls == [(DIRECT, [phone.handle, bob.handle], None)]
     frames = world.frames(phone)
-    assert frames[0][1] == b"opened %d" % UNKNOWN and frames[1][1].endswith(b"bobhi")
+    assert frames[0][1] == b"opened %d" % UNKNOWN
+    assert frames[1][1].endswith(b"bobhi")
     assert len(world.frames(bob)) == 2
     assert len(world.delivered(desk)) == 1
     assert world.frames(cid) == []
@@ -189,10 +191,12 @@ def test_private_message_introduces_the_chat(chat: tuple[World, Introducer]) -> 
     world.say(DIRECT, b"ann", b"ho")
     channel, connections, head = introducer.calls[1]
     assert (channel, connections) == (DIRECT, [late.handle])
-    assert head is not None and head[0] == 2, "the head before the message that is being delivered"
+    assert head is not None
+    assert head[0] == 2, "the head before the message that is being delivered"
     assert world.hub.head(DIRECT) != head
     [opened, delivered] = world.frames(late)
-    assert opened[1] == b"opened 2" and delivered[1].endswith(b"annho")
+    assert opened[1] == b"opened 2"
+    assert delivered[1].endswith(b"annho")
 
 
 def test_a_copy_introduces_nobody(chat: tuple[World, Introducer]) -> None:
@@ -212,7 +216,8 @@ def test_a_join_under_way_is_left_to_its_answer(chat: tuple[World, Introducer]) 
     assert introducer.calls == []
     assert world.hub.complete_join(ann.handle, DIRECT, generation, True) > 0
     head = world.hub.head(DIRECT)
-    assert head is not None and head[0] == world.offset, "the client syncs up to here"
+    assert head is not None
+    assert head[0] == world.offset, "the client syncs up to here"
     assert world.frames(ann) == []
 
 

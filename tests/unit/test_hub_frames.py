@@ -130,7 +130,8 @@ def test_request_is_handed_over(world: World) -> None:
     assert world.hub.fail(peer.handle, 1, ErrorCode.ERROR_BAD_REQUEST, b"why", 5)
     [reply, (kind, body)] = world.frames(peer)
     assert reply == (FrameType.FRAME_REPLY, b"\xff\xff\xff\xff\x81")
-    assert kind == FrameType.FRAME_FAILED and body[:4] == b"\0\0\0\x01"
+    assert kind == FrameType.FRAME_FAILED
+    assert body[:4] == b"\0\0\0\x01"
     assert error_of(body[4:])[::2] == (ErrorCode.ERROR_BAD_REQUEST, 5)
     assert body.endswith(b"bad_requestwhy")
 
@@ -213,7 +214,8 @@ def test_rate_limit(world: World) -> None:
     assert len(world.take(EVENT_SEND)) == 20
     peer.send(encode_ping() + encode_signal(number, 1, b"", b"") + encode_request(5, 1, b""))
     [(kind, body)] = world.frames(peer)
-    assert kind == FrameType.FRAME_FAILED and error_of(body[4:])[0] == ErrorCode.ERROR_RATE_LIMITED
+    assert kind == FrameType.FRAME_FAILED
+    assert error_of(body[4:])[0] == ErrorCode.ERROR_RATE_LIMITED
     assert world.take(EVENT_REQUEST) == []
     counters = world.hub.counters()
     assert (counters["pings_dropped"], counters["signals_dropped"]) == (1, 1)
@@ -236,7 +238,7 @@ def test_refuse_from_outside(world: World) -> None:
 
 def test_signal_reaches_the_others(world: World) -> None:
     peers = [world.login(name, session) for session, name in enumerate([b"ann", b"bob", b"cid"], 1)]
-    number = [world.join(peer, ROOM) for peer in peers][0]
+    [number] = {world.join(peer, ROOM) for peer in peers}
     stranger = world.login(b"dan", 9)
     peers[0].send(encode_signal(number, 1, b"", b"\0") + encode_signal(number, 200, b"", bytes(128)))
     expected = [
@@ -295,11 +297,18 @@ def test_output_to_connections_that_are_gone_is_harmless(world: World) -> None:
     successor = world.open()
     assert successor.handle != handle, "the slot is used again, the handle is not"
     for stale in (handle, 0, 1, 2**64 - 1, handle + 2**33):
-        assert not hub.welcome(stale, b"") and not hub.reply(stale, 1, b"") and not hub.event(stale, b"")
-        assert not hub.fail(stale, 1, ErrorCode.ERROR_INTERNAL) and not hub.close_connection(stale, 300)
-        assert hub.attach(stale, 1, b"ann") == 0 and hub.session(stale) is None and hub.channels_of(stale) == []
-        assert hub.begin_join(stale, ROOM) == 0 and hub.complete_join(stale, ROOM, 1, True) == 0
-        assert not hub.leave(stale, ROOM) and not hub.is_joined(stale, ROOM)
+        assert not hub.welcome(stale, b"")
+        assert not hub.reply(stale, 1, b"")
+        assert not hub.event(stale, b"")
+        assert not hub.fail(stale, 1, ErrorCode.ERROR_INTERNAL)
+        assert not hub.close_connection(stale, 300)
+        assert hub.attach(stale, 1, b"ann") == 0
+        assert hub.session(stale) is None
+        assert hub.channels_of(stale) == []
+        assert hub.begin_join(stale, ROOM) == 0
+        assert hub.complete_join(stale, ROOM, 1, True) == 0
+        assert not hub.leave(stale, ROOM)
+        assert not hub.is_joined(stale, ROOM)
         assert not hub.cancel_join(stale, ROOM, 1)
         hub.ack([(stale, 1, 1, 1)])
         hub.set_writable(stale, True)
@@ -354,7 +363,8 @@ def test_close_with_a_message(world: World) -> None:
     event, (kind, body) = world.frames(peer)
     assert event == (FrameType.FRAME_EVENT, b"\x80")
     assert kind == FrameType.FRAME_CLOSE
-    assert error_of(body)[::2] == (ErrorCode.ERROR_SHUTTING_DOWN, 300) and body.endswith(b"shutting_downbye")
+    assert error_of(body)[::2] == (ErrorCode.ERROR_SHUTTING_DOWN, 300)
+    assert body.endswith(b"shutting_downbye")
     world.frames(peer)
     assert peer.closed
     assert world.take(EVENT_DISCONNECTED) == [(peer.handle, 1, b"ann", ErrorCode.ERROR_SHUTTING_DOWN, [ROOM])]

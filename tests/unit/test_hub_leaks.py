@@ -7,14 +7,22 @@ import sys
 import weakref
 
 import pytest
+
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import encode_hello, encode_send, encode_signal
 from support.hub_world import SocketPeer, TransportPeer, World, encode_ping
 
 
 class Mallinfo2(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in
-                ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]  # fmt: skip
+    """What glibc's mallinfo2(3) returns, in its order."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 def allocated() -> tuple[int, int]:

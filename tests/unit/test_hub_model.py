@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
 from chatcore_ext.constants import DeliverFlag, FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import decode_signal, encode_signal
 from chatcore_ext.hub import EVENT_DISCONNECTED, EVENT_EXPIRED
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from support.hub_world import Peer, World
 
 PLAYERS = [b"ann", b"bob", b"cid"]
@@ -178,7 +179,8 @@ class Routing(RuleBasedStateMachine):
         theirs = [connection for connection in self.alive.values() if connection.player == player]
         expected = {connection.peer.handle for connection in theirs if channel in connection.joined}
         removed = self.world.hub.remove_player(player, channel)
-        assert set(removed) == expected and len(removed) == len(expected)
+        assert set(removed) == expected
+        assert len(removed) == len(expected)
         for connection in theirs:
             self.model_leave(connection, channel)
 

@@ -102,7 +102,7 @@ def test_partial_writes_go_on_and_lose_nothing() -> None:
         choose = random.Random(2)
         parser, got, quick_got = FrameParser(MAX_SERVER_BODY), [], []
         assert isinstance(slow, SocketPeer)
-        bodies = []
+        bodies: list[bytes] = []
         for turn in range(60):
             for _ in range(choose.randrange(1, 12)):
                 bodies.append(b"%d:" % len(bodies) + bytes(choose.randrange(2000)))
@@ -149,7 +149,9 @@ def test_slow_receiver_is_closed_and_the_others_do_not_notice() -> None:
         while not slow.closed:
             frames += world.frames(slow)
         kinds = [kind for kind, _ in frames]
-        assert kinds == [FrameType.FRAME_DELIVER] * (n_messages - 1) + [FrameType.FRAME_CLOSE], "whole frames, then CLOSE"
+        assert kinds == [FrameType.FRAME_DELIVER] * (n_messages - 1) + [FrameType.FRAME_CLOSE], (
+            "whole frames, then CLOSE"
+        )
         assert error_of(frames[-1][1])[0] == ErrorCode.ERROR_SLOW_RECEIVER
 
 
@@ -262,9 +264,11 @@ def test_dirty_says_when_a_flush_is_due(world: World) -> None:
     world.pump()
     assert not world.hub.dirty
     world.hub.event(peer.handle, b"\x80")
-    assert world.hub.dirty and world.hub.pending_output == 5
+    assert world.hub.dirty
+    assert world.hub.pending_output == 5
     world.hub.flush()
-    assert not world.hub.dirty and world.hub.pending_output == 0
+    assert not world.hub.dirty
+    assert world.hub.pending_output == 0
 
 
 def test_close_ends_everything(world: World) -> None:

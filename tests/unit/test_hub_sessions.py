@@ -96,7 +96,8 @@ def test_end_session_closes_and_forgets(world: World) -> None:
     assert not world.hub.is_online(b"ann")
     assert not world.hub.end_session(1, ErrorCode.ERROR_LOGGED_OUT)
     [(kind, body)] = world.frames(peer)
-    assert kind == FrameType.FRAME_CLOSE and error_of(body)[0] == ErrorCode.ERROR_LOGGED_OUT
+    assert kind == FrameType.FRAME_CLOSE
+    assert error_of(body)[0] == ErrorCode.ERROR_LOGGED_OUT
     assert world.take(EVENT_DISCONNECTED) == [(peer.handle, 1, b"ann", ErrorCode.ERROR_LOGGED_OUT, [ROOM])]
     world.pass_time(60_000)
     assert world.take(EVENT_EXPIRED) == []
@@ -120,7 +121,8 @@ def test_hello_is_due_in_time(world: World) -> None:
     assert world.frames(late) == []
     world.pass_time(200)
     [(kind, body)] = world.frames(late)
-    assert kind == FrameType.FRAME_CLOSE and error_of(body)[0] == ErrorCode.ERROR_HELLO_TIMEOUT
+    assert kind == FrameType.FRAME_CLOSE
+    assert error_of(body)[0] == ErrorCode.ERROR_HELLO_TIMEOUT
     world.frames(late)
     assert late.closed
     assert world.hub.attach(early.handle, 1, b"ann") == 1
@@ -144,12 +146,15 @@ def test_silence_ends_a_connection_and_any_frame_keeps_it(world: World) -> None:
     assert world.frames(silent) == []
     world.pass_time(3_200)
     [(kind, body)] = world.frames(silent)
-    assert kind == FrameType.FRAME_CLOSE and error_of(body)[0] == ErrorCode.ERROR_HEARTBEAT_TIMEOUT
+    assert kind == FrameType.FRAME_CLOSE
+    assert error_of(body)[0] == ErrorCode.ERROR_HEARTBEAT_TIMEOUT
     assert world.take(EVENT_DISCONNECTED) == [(silent.handle, 1, b"p0", ErrorCode.ERROR_HEARTBEAT_TIMEOUT, [])]
     world.pass_time(71_000)
-    assert world.hub.session(pinging.handle) and world.hub.session(answering.handle)
+    assert world.hub.session(pinging.handle)
+    assert world.hub.session(answering.handle)
     world.pass_time(1_100)
-    assert world.hub.session(pinging.handle) is None and world.hub.session(answering.handle) is None
+    assert world.hub.session(pinging.handle) is None
+    assert world.hub.session(answering.handle) is None
 
 
 def test_greeting_that_nobody_answers_ends_too(world: World) -> None:
