@@ -286,7 +286,10 @@ def _prompt_session(chat: Chat) -> "PromptSession[str]":
             chat.client.typing(chat.current)
 
     session: PromptSession[str] = PromptSession(
-        completer=WordCompleter(list(COMMAND_WORDS), sentence=True), bottom_toolbar=toolbar, refresh_interval=1.0
+        completer=WordCompleter(list(COMMAND_WORDS), sentence=True),
+        bottom_toolbar=toolbar,
+        refresh_interval=1.0,
+        erase_when_done=True,  # what was said shows when it comes back from the server
     )
     session.default_buffer.on_text_changed += tell_typing
     return session
