@@ -1,7 +1,7 @@
 /*
  * The bytes that wait to be sent on a connection. An output has a buffer only while it holds something; free buffers of
- * the common size form a pool, so an idle connection costs no output memory and a busy one no malloc. Nothing here bounds
- * an output, and nothing here is thread safe.
+ * the two common sizes form pools, so an idle connection costs no output memory and a busy one no malloc. Nothing here
+ * bounds an output, and nothing here is thread safe.
  */
 #ifndef CHATCORE_BENCHMARKS_OUTPUT_H
 #define CHATCORE_BENCHMARKS_OUTPUT_H
@@ -14,8 +14,11 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Not a multiple of 4,096: buffers at equal page offsets would fight for the same cache sets. */
-enum { POOLED_OUTPUT_SIZE = 2112 };
+/*
+ * One message of the usual size, so that the buffers of a large room lie dense; and the messages of a busy turn. Neither
+ * divides 4,096: buffers at equal page offsets would fight for the same cache sets.
+ */
+enum { SMALL_OUTPUT_SIZE = 192, POOLED_OUTPUT_SIZE = 2112 };
 
 struct output {
     uint8_t *bytes;
@@ -24,7 +27,7 @@ struct output {
     uint32_t capacity;
 };
 
-static void *output_pool; /* free buffers, each starting with a pointer to the next */
+static void *small_output_pool, *output_pool; /* free buffers, each starting with a pointer to the next */
 
 static inline void *or_die(void *memory)
 {
@@ -35,39 +38,43 @@ static inline void *or_die(void *memory)
     return memory;
 }
 
+static inline void **output_pool_of(size_t capacity)
+{
+    return capacity == SMALL_OUTPUT_SIZE ? &small_output_pool : capacity == POOLED_OUTPUT_SIZE ? &output_pool : NULL;
+}
+
 static inline void output_release(struct output *output)
 {
     if (output->bytes == NULL)
         return;
-    if (output->capacity == POOLED_OUTPUT_SIZE) {
-        *(void **)output->bytes = output_pool;
-        output_pool = output->bytes;
+    void **pool = output_pool_of(output->capacity);
+    if (pool != NULL) {
+        *(void **)output->bytes = *pool;
+        *pool = output->bytes;
     } else {
         free(output->bytes);
     }
     *output = (struct output){0};
 }
 
-static inline uint8_t *output_take_pooled(void)
+static inline uint8_t *output_allocate(size_t capacity)
 {
-    void *buffer = output_pool;
-    if (buffer == NULL)
-        return or_die(malloc(POOLED_OUTPUT_SIZE));
-    output_pool = *(void **)buffer;
+    void **pool = output_pool_of(capacity);
+    if (pool == NULL || *pool == NULL)
+        return or_die(malloc(capacity));
+    void *buffer = *pool;
+    *pool = *(void **)buffer;
     return buffer;
 }
 
 static void output_grow(struct output *output, size_t needed)
 {
-    if (output->bytes == NULL && needed <= POOLED_OUTPUT_SIZE) {
-        output->bytes = output_take_pooled();
-        output->capacity = POOLED_OUTPUT_SIZE;
-        return;
-    }
-    struct output larger = {.size = output->size, .sent = output->sent, .capacity = 2 * POOLED_OUTPUT_SIZE};
+    struct output larger = {.size = output->size, .sent = output->sent, .capacity = SMALL_OUTPUT_SIZE};
+    if (needed > SMALL_OUTPUT_SIZE)
+        larger.capacity = POOLED_OUTPUT_SIZE;
     while (larger.capacity < needed)
         larger.capacity *= 2;
-    larger.bytes = or_die(malloc(larger.capacity));
+    larger.bytes = output_allocate(larger.capacity);
     if (output->bytes != NULL) {
         memcpy(larger.bytes, output->bytes, output->size);
         output_release(output);
