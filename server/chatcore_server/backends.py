@@ -50,7 +50,8 @@ class Outcome(NamedTuple):
 class MessageLog(Protocol):
     """The durable, partitioned, append-only log. Keeps whatever it is given: it knows no sessions and drops no copies.
 
-    All callbacks come on the loop's thread, in batches.
+    All callbacks come on the loop's thread, in batches. One that raises is reported to the loop's exception handler and
+    disturbs no other.
     """
 
     @property
@@ -82,7 +83,7 @@ class MessageLog(Protocol):
 
 
 class HistoryEntry(NamedTuple):
-    """One message as its channel's history has it: later copies of a send are not there. `hash` is the chain after it."""
+    """One message as its channel's history has it: later copies of a send are not there. `hash`: the chain after it."""
 
     id: int
     prev: int
@@ -115,9 +116,7 @@ class History(Protocol):
 
 
 class Conversation(NamedTuple):
-    """A group or private chat of a player: last id, read mark, and how many messages of others come after it (at most
-    1,000).
-    """
+    """A group or private chat of a player: last id, read mark, messages of others after it (at most 1,000)."""
 
     channel: bytes
     head: int
@@ -138,7 +137,7 @@ class SessionStore(Protocol):
 
     async def resume(self, session: int, player: bytes, limit: int) -> ResumeState: ...
     async def end(self, session: int, until_ms: int) -> None:
-        """The session may not resume any more; to be remembered until its last ticket is void. Durable when it returns."""
+        """The session may not resume any more; remembered until its last ticket is void. Durable when it returns."""
 
     async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
         """The player's private chats and the given groups, by the time of the last message, newest first.
@@ -188,17 +187,15 @@ class Relations(Protocol):
         """Oldest first; at most limit. Empty: there is no such group."""
 
     async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
-        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step. False: no such
-        group.
+        """Add a member or change a role; giving "owner" makes the old owner an officer in the same step.
 
-        A group always has one owner: any other role for the owner changes nothing. Raises ValueError for an unknown
-        role.
-        """
+        False: no such group. A group always has one owner: any other role for the owner changes nothing. Raises
+        ValueError for an unknown role."""
 
     async def leave(self, group: bytes, player: bytes) -> Departure:
-        """Remove a member; an owner's place goes to the oldest officer, else the oldest member; the last one ends the
-        group.
-        """
+        """Remove a member; the last one ends the group.
+
+        An owner's place goes to the oldest officer, else to the oldest member."""
 
     async def block(self, player: bytes, other: bytes) -> None: ...
     async def unblock(self, player: bytes, other: bytes) -> None: ...

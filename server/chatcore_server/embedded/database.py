@@ -15,9 +15,9 @@ LOCK_NAME = "chatcore.lock"
 APPLICATION_ID = 0x63686174      # "chat"; SQLite's file format, section 1.3.16
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38, 0)       # the first whose JSON functions are always there; log_rows.py says what for
-PARTITION_SHIFT = 48             # a record's rowid is partition << 48 | offset: 2^48 offsets are 890 years at 10,000 a second
+PARTITION_SHIFT = 48             # a record's rowid is partition << 48 | offset; 2^48 offsets last for centuries
 CACHE_KIB = 65_536               # the writer's page cache: the index leaves of a few thousand busy channels
-CHECKPOINT_PAGES = 4_000         # 16 MiB of write-ahead log between checkpoints: fewer rewrites of the same index leaves
+CHECKPOINT_PAGES = 4_000         # 16 MiB of write-ahead log between checkpoints: index leaves are rewritten less often
 JOURNAL_LIMIT = 64 << 20         # bytes of write-ahead log file that are kept after a burst
 
 SCHEMA = """
@@ -31,7 +31,7 @@ CREATE TABLE log (
 );
 CREATE INDEX history ON log (channel) WHERE prev IS NOT NULL;
 
--- What retention must remember of what it removed: the next offsets, and the heads of channels with nothing left.
+-- What retention must remember of what it removed: the next offsets, and each channel's last message that is gone.
 CREATE TABLE partitions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
 CREATE TABLE trimmed_heads (
     channel BLOB PRIMARY KEY, id INTEGER NOT NULL, hash INTEGER NOT NULL, time INTEGER NOT NULL
@@ -75,7 +75,7 @@ def unsigned(value: int) -> int:
 
 
 class FolderLock:
-    """Held by the one server that uses a data folder; the kernel gives it back when the process ends, however it ends."""
+    """Held by the one server that uses a data folder; the kernel frees it when the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         """Creates the folder if need be. Raises EmbeddedStoreError if another server holds it."""
@@ -103,7 +103,7 @@ class FolderLock:
 
 
 def connect_writer(path: Path, synchronous: Literal["full", "normal"], partitions: int) -> sqlite3.Connection:
-    """The one connection that writes. Creates the file and its tables if there are none, otherwise checks that it is ours.
+    """The one connection that writes. Creates the file and its tables if there are none, else checks that it is ours.
 
     Raises EmbeddedStoreError. The connection belongs to the thread that uses it first, but may be handed over whole.
     """
@@ -201,7 +201,7 @@ def open_error(path: Path, error: sqlite3.Error) -> EmbeddedStoreError:
     if code == sqlite3.SQLITE_NOTADB:
         return EmbeddedStoreError(f"{path} is not a SQLite file", "Move it away or name another data folder")
     if code == sqlite3.SQLITE_CORRUPT:
-        return EmbeddedStoreError(f"{path} is damaged: {error}", "Restore it from a copy, or move it away to start anew")
+        return EmbeddedStoreError(f"{path} is damaged: {error}", "Restore a copy, or move it away to start anew")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return EmbeddedStoreError(f"cannot write {path}: {error}", "Free space on its disk, or check the disk")
     return EmbeddedStoreError(f"cannot open {path}: {error}", "Check the folder's owner, permissions and disk")

@@ -35,7 +35,7 @@ _HEAD = """
 SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL ORDER BY position DESC LIMIT 1
 """
 _TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
-# The sender in a record's value is a length byte and the name, from byte 27 on (chatcore_ext/record.pyi), as substr counts.
+# The sender in a record's value (chatcore_ext/record.pyi): a length byte, byte 27 as substr counts, and the name.
 _UNREAD = """
 SELECT count(*) FROM (
     SELECT 1 FROM log WHERE channel = ? AND prev IS NOT NULL AND position > ? AND substr(value, 27, ?) <> ? LIMIT ?)

@@ -1,11 +1,11 @@
 """What the writer thread knows of the log: the next offsets, the view that places messages, the recent sends.
 
-Writer thread only, except for `RecentSends.find`. Everything here follows from the table: after a failed transaction it is
-read anew from there.
+Writer thread only, except for `RecentSends.find`. Everything here follows from the table: after a failed transaction it
+is read anew from there.
 """
 
 import sqlite3
-import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from chatcore_ext.chain_hash import name_hash
@@ -29,6 +29,7 @@ _HEAD_BEFORE = """
 SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL AND position < ?
 ORDER BY position DESC LIMIT 1
 """
+_TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
 _CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
 
 Append = tuple[bytes, bytes, object]    # channel, value, token
@@ -89,13 +90,18 @@ class RecentSends:
 class LogWriter:
     """Gives records their offset, time, prev and hash, and writes them; see `load` for what it must know first."""
 
-    def __init__(self, settings: EmbeddedSettings) -> None:
+    def __init__(self, settings: EmbeddedSettings, clock: Callable[[], int]) -> None:
         self._settings = settings
+        self._clock = clock
         self._view = LogView(window_ms=settings.replay_window_ms, chain_idle_ms=settings.chain_idle_ms)
         self._next = [1] * settings.partitions
         self._stale = True
-        self.last_time = 0
+        self._last_time = 0
         self.sends = RecentSends(settings.replay_window_ms, settings.max_recent_sends)
+
+    def now(self) -> int:
+        """The log's time, ms: the clock's, but it never goes back."""
+        return max(self._last_time, self._clock())
 
     def discard(self) -> None:
         """What was placed last has not become durable: forget everything that the table does not say."""
@@ -113,8 +119,8 @@ class LogWriter:
             last = connection.execute(
                 "SELECT time FROM log WHERE position = ?", (first_position(partition) + self._next[partition] - 1,)
             ).fetchone()
-            self.last_time = max(self.last_time, last[0] if last else 0)
-        since = int(time.time() * 1000) - settings.replay_window_ms
+            self._last_time = max(self._last_time, last[0] if last else 0)
+        since = self.now() - self._view.replay_ms
         for partition in range(settings.partitions):
             self._replay(connection, partition, last_offset_before(connection, partition, since))
         self._stale = False
@@ -146,7 +152,7 @@ class LogWriter:
         """From the table as it was before this offset: a replay has still to go through what lies after it."""
         row = connection.execute(_HEAD_BEFORE, (channel, first_position(partition) + offset)).fetchone()
         if row is None:
-            row = connection.execute("SELECT id, hash, time FROM trimmed_heads WHERE channel = ?", (channel,)).fetchone()
+            row = connection.execute(_TRIMMED_HEAD, (channel,)).fetchone()
         if row is None:
             self._view.learn_head(channel, 0, 0, 0)
         else:
@@ -154,7 +160,7 @@ class LogWriter:
 
     def place(self, connection: sqlite3.Connection, appends: list[Append]) -> Placed:
         """Offsets, times, prevs and hashes for a batch; the caller inserts it by `insert` or calls `discard`."""
-        now = self.last_time = max(self.last_time, int(time.time() * 1000))
+        now = self._last_time = self.now()
         placed = Placed([], [], [], [], {})
         n_partitions = len(self._next)
         for channel, value, token in appends:
@@ -181,4 +187,4 @@ class LogWriter:
             connection.executemany(_CONVERSATION, placed.conversations)
 
     def committed(self, placed: Placed) -> None:
-        self.sends.add(placed.sends, self.last_time)
+        self.sends.add(placed.sends, self._last_time)

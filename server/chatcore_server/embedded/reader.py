@@ -15,7 +15,7 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 
 T = TypeVar("T")
 
-MAX_BATCH_S = 0.002     # answers wait no longer than this for their batch to fill: one wake-up of the loop for all of it
+MAX_BATCH_S = 0.002     # answers wait no longer than this for others to share one wake-up of the loop
 _Lookup = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", ErrorCode]
 _Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
 

@@ -22,7 +22,8 @@ _HEIR = """
 SELECT player FROM members WHERE channel = ? ORDER BY role = 'officer' DESC, number LIMIT 1
 """
 _MUTUAL = """
-SELECT mine.other FROM friends AS mine JOIN friends AS theirs ON theirs.player = mine.other AND theirs.other = mine.player
+SELECT mine.other FROM friends AS mine
+JOIN friends AS theirs ON theirs.player = mine.other AND theirs.other = mine.player
 WHERE mine.player = ? ORDER BY mine.other
 """
 _WAITING = """

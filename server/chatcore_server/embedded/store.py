@@ -5,6 +5,8 @@ Opens and closes the parts in their order; holds no logic of theirs.
 
 import asyncio
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from chatcore_server.embedded.database import (
@@ -24,18 +26,25 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 from chatcore_server.embedded.writer import Report, Writer
 
 
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class EmbeddedStore:
     """All backends of a server that needs no services. Use from one event loop, whichever; open once, close once.
 
-    A process that is killed at any moment loses nothing whose outcome was reported; see EmbeddedSettings.synchronous for
-    power cuts. The folder is locked: two servers never share it.
+    A process that is killed at any moment loses nothing whose outcome was reported; see EmbeddedSettings.synchronous
+    for power cuts. The folder is locked: two servers never share it.
     """
 
-    def __init__(self, folder: Path, settings: EmbeddedSettings | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: EmbeddedSettings | None = None, *, clock: Callable[[], int] = wall_clock_ms
+    ) -> None:
+        """`clock`: ms since 1970; the log's times are its, except that they never go back."""
         self.settings = settings or EmbeddedSettings()
         self.folder = folder
         self._lock: FolderLock | None = None
-        self._writer = Writer(self.settings, self._deliver)
+        self._writer = Writer(self.settings, self._deliver, clock)
         self._reader = Reader(self.settings)
         self.log = EmbeddedLog(self.settings, self._writer, self._reader)
         self.history = EmbeddedHistory(self.settings, self._writer, self._reader)

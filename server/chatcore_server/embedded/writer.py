@@ -1,7 +1,7 @@
 """The writer thread: every durable change of the embedded store, many to a transaction (group commit).
 
-Whatever is queued when it becomes free is one batch: one transaction, one fsync, one call into the loop. Appends and other
-changes share it. Never blocks the loop: the loop's thread only puts into the queue and gets reports out.
+Whatever is queued when it becomes free is one batch: one transaction, one fsync, one call into the loop. Appends and
+other changes share it. Never blocks the loop: the loop's thread only puts into the queue and gets reports out.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 T = TypeVar("T")
 logger = structlog.get_logger(__name__)
 
-# A COMMIT that fails so has written no commit frame: the batch is certainly not in the file. After any other failure of a
-# COMMIT (an fsync's, mostly) the frames may be on the disk, and a crash now would bring them back.
+# A COMMIT that fails so has written no commit frame: the batch is certainly not in the file. After any other failure of
+# a COMMIT (an fsync's, mostly) the frames may be on the disk, and a crash now would bring them back.
 CERTAIN_AT_COMMIT = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT)
 
 
 class Change:
-    """A durable change other than an append: `work` runs in the batch's transaction, its result comes when it is durable."""
+    """A durable change other than an append: `work` runs in the batch's transaction, `future` gets what it returns."""
 
     __slots__ = ("code", "error", "future", "result", "work")
 
@@ -69,9 +69,11 @@ _STOP = object()
 
 
 class Writer:
-    """Methods are for the loop's thread, those with a leading underscore for the writer's own, unless they say otherwise."""
+    """Methods are for the loop's thread, those with a leading underscore for the writer's own, unless they say else."""
 
-    def __init__(self, settings: EmbeddedSettings, on_report: Callable[[Report], None]) -> None:
+    def __init__(
+        self, settings: EmbeddedSettings, on_report: Callable[[Report], None], clock: Callable[[], int]
+    ) -> None:
         self._settings = settings
         self._on_report = on_report
         self._queue: SimpleQueue[Any] = SimpleQueue()
@@ -79,7 +81,7 @@ class Writer:
         self._queued_bytes = 0
         self._accepting = False
         self._pending = Pending(settings.write_timeout_ms)
-        self._log = LogWriter(settings)
+        self._log = LogWriter(settings, clock)
         self._retention = Retention(settings)
         self._thread: threading.Thread | None = None
         self._failing_until = 0.0   # time.monotonic(): until then batches fail without asking the disk
@@ -145,7 +147,9 @@ class Writer:
         return result
 
     def find_recent(self, channel: bytes, session: int, seq: int) -> int:
-        """The offset of a recent send's first copy, 0 = not known. Any thread."""
+        """The offset of a recent send's first copy, 0 = not known. Raises BackendUnavailable when closed."""
+        if self._thread is None:
+            raise BackendUnavailable(ErrorCode.ERROR_HISTORY_UNAVAILABLE, "the store is closed")
         return self._log.sends.find(channel, session, seq)
 
     def _run(self) -> None:
@@ -268,7 +272,7 @@ class Writer:
         more = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            more = self._retention.step(self._connection, max(self._log.last_time, int(time.time() * 1000)))
+            more = self._retention.step(self._connection, self._log.now())
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
