@@ -1,0 +1,138 @@
+"""The embedded store's file: what opens, what does not and what the operator is told. Real files, no server."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chatcore_ext.error_codes import ErrorCode
+from chatcore_server.backends import Head
+from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore, EmbeddedStoreError
+from chatcore_server.embedded.database import APPLICATION_ID, FILE_NAME, LOCK_NAME, SCHEMA_VERSION
+from support.backends import Sender
+
+pytestmark = pytest.mark.asyncio
+CODE = ErrorCode.ERROR_INTERNAL
+
+
+async def create(folder: Path) -> bytes:
+    """A store with one message in it, closed; the channel."""
+    store = EmbeddedStore(folder)
+    await store.open()
+    await Sender(store).send(b"room:x", b"hello")
+    await store.close()
+    return b"room:x"
+
+
+async def refusal(folder: Path, settings: EmbeddedSettings | None = None) -> EmbeddedStoreError:
+    with pytest.raises(EmbeddedStoreError) as caught:
+        await EmbeddedStore(folder, settings).open()
+    assert caught.value.fix in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return caught.value
+
+
+def edit(folder: Path, statement: str) -> None:
+    connection = sqlite3.connect(folder / FILE_NAME)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+async def test_a_new_folder_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    await create(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    connection = sqlite3.connect(tmp_path / "a" / "b" / FILE_NAME)
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+@pytest.mark.parametrize(("name", "level"), [("full", 2), ("normal", 1)])
+async def test_synchronous_is_as_the_settings_say(tmp_path: Path, name: str, level: int) -> None:
+    store = EmbeddedStore(tmp_path, EmbeddedSettings(synchronous=name))  # type: ignore[arg-type]
+    await store.open()
+    found = await store._writer.change(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0], CODE)
+    assert found == level
+    await store.close()
+
+
+async def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
+    first = EmbeddedStore(tmp_path)
+    await first.open()
+    error = await refusal(tmp_path)
+    assert "in use by another server" in error.reason
+    assert (tmp_path / LOCK_NAME).read_text().strip() in error.reason
+    await first.close()
+    await create(tmp_path)
+
+
+async def test_a_failed_open_lets_go_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"not a database" * 100)
+    for _ in range(2):
+        assert "in use" not in (await refusal(tmp_path)).reason
+
+
+async def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"")
+    assert "cannot use the data folder" in (await refusal(tmp_path / "data")).reason
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(b"#!/bin/sh\n" + b"x" * 8192), "not a SQLite file"),
+        (lambda path: edit(path.parent, "PRAGMA application_id = 12345"), "another program"),
+        (lambda path: edit(path.parent, "PRAGMA user_version = 99"), "newer chatcore"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100] + b"\xff" * 4000), "damaged"),
+    ],
+)
+async def test_a_file_that_is_not_ours_stays_as_it_is(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    await create(tmp_path)
+    spoil(tmp_path / FILE_NAME)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    assert reason in (await refusal(tmp_path)).reason
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+async def test_a_foreign_sqlite_file_without_an_id_is_refused(tmp_path: Path) -> None:
+    edit(tmp_path, "CREATE TABLE somebody_elses (x)")
+    assert "another program" in (await refusal(tmp_path)).reason
+
+
+async def test_a_creation_that_was_cut_short_is_finished(tmp_path: Path) -> None:
+    edit(tmp_path, "PRAGMA journal_mode = wal")
+    await create(tmp_path)
+
+
+async def test_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
+    await create(tmp_path)
+    error = await refusal(tmp_path, EmbeddedSettings(partitions=7))
+    assert "has 4 partitions, the configuration says 7" in error.reason
+    assert "Set partitions to 4" in error.fix
+
+
+async def test_opening_again_goes_on(tmp_path: Path) -> None:
+    channel = await create(tmp_path)
+    store = EmbeddedStore(tmp_path)
+    await store.open()
+    assert await store.history.heads([channel]) != [Head(0, 0, 0)]
+    await store.close()
+    await store.close()
+
+
+async def test_it_works_from_one_loop_after_another(tmp_path: Path) -> None:
+    await asyncio.to_thread(lambda: asyncio.run(create(tmp_path)))
+    await create(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"partitions": 0}, {"partitions": 2000}, {"max_batch_records": 0}, {"retry_ms": -1}])
+async def test_settings_are_checked(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        EmbeddedSettings(**wrong)  # type: ignore[arg-type]
