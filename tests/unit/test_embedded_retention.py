@@ -25,6 +25,8 @@ CODE = ErrorCode.ERROR_INTERNAL
 WINDOW_MS = 1_000
 IDLE_MS = 20_000
 AGE_MS = 5_000
+KEPT_MS = LogView(window_ms=WINDOW_MS).replay_ms + WINDOW_MS    # for readers that start
+assert KEPT_MS < AGE_MS
 
 
 class Clock:
@@ -102,7 +104,7 @@ async def test_a_silent_channel_is_forgotten(store: EmbeddedStore, clock: Clock)
     first = (await Sender(store, b"ann").send(b"dm:ann:bob", b"hi"))[0].offset
     await store.sessions.mark_read(b"bob", b"dm:ann:bob", first)
     await store.sessions.end(7, clock.now + 1_000)
-    clock.now += IDLE_MS + 2 * WINDOW_MS + 1
+    clock.now += IDLE_MS + 1
     await eventually_answers(lambda: store.history.heads([b"dm:ann:bob"]), lambda heads: heads == [Head(0, 0, 0)])
     assert await store.sessions.conversations(b"bob", [], 9) == []
     assert not (await store.sessions.resume(7, b"bob", 9)).ended
@@ -175,7 +177,7 @@ async def test_readers_that_start_find_their_window(tmp_path: Path, clock: Clock
     await store.open()
     sender = Sender(store)
     await sender.send(b"room:x", b"1")
-    clock.now += 2 * WINDOW_MS
+    clock.now += KEPT_MS
     await sender.send(b"room:x", b"2")
     assert await bodies(store, b"room:x") == [b"1", b"2"]
     clock.now += 1
@@ -260,14 +262,15 @@ class Readers:
 
     async def restart(self, store: EmbeddedStore, clock: Clock) -> None:
         """As a gateway starts: the window's records, then history for the heads that it could not know."""
-        view = self.newest = LogView(window_ms=WINDOW_MS, chain_idle_ms=IDLE_MS)
+        since = clock.now - self.oldest.replay_ms
+        view = self.newest = LogView(window_ms=WINDOW_MS, chain_idle_ms=IDLE_MS, since_ms=since)
 
         replayed: list[tuple[int, LogRecord]] = []
 
         def keep(partition: int, records: Sequence[LogRecord]) -> None:
             replayed.extend((partition, record) for record in records)
 
-        await store.log.tail(clock.now - view.replay_ms, keep)
+        await store.log.tail(since, keep)
         for partition, record in replayed:
             view.place(partition, *record)
         for channel, head in zip(CHANNELS, await store.history.heads(CHANNELS), strict=True):

@@ -31,7 +31,7 @@ CREATE TABLE log (
 );
 CREATE INDEX history ON log (channel) WHERE prev IS NOT NULL;
 
--- What retention must remember of what it removed: the next offsets, and each channel's last message that is gone.
+-- What retention must remember of what it removed: the next offsets, and the heads of channels with nothing left.
 CREATE TABLE partitions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
 CREATE TABLE trimmed_heads (
     channel BLOB PRIMARY KEY, id INTEGER NOT NULL, hash INTEGER NOT NULL, time INTEGER NOT NULL

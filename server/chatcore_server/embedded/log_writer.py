@@ -12,24 +12,23 @@ from chatcore_ext.chain_hash import name_hash
 from chatcore_ext.constants import RecordKind
 from chatcore_ext.log_view import LogView
 from chatcore_server.backends import LogRecord, Outcome
-from chatcore_server.embedded.database import PARTITION_SHIFT, signed, unsigned
+from chatcore_server.embedded.database import PARTITION_SHIFT, signed
 from chatcore_server.embedded.log_rows import (
     OFFSET_MASK,
     first_position,
     last_offset_before,
     offset_bounds,
-    read_page,
+    read_head,
 )
 from chatcore_server.embedded.settings import EmbeddedSettings
 
 MESSAGE_KIND = bytes((RecordKind.RECORD_MESSAGE,))
 DIRECT_PREFIX = b"dm:"
 _INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
-_HEAD_BEFORE = """
-SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL AND position < ?
-ORDER BY position DESC LIMIT 1
+_REPLAY = """
+SELECT position, time, channel, value, prev IS NOT NULL FROM log WHERE position > ? AND position < ?
+ORDER BY position LIMIT ?
 """
-_TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
 _CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
 
 Append = tuple[bytes, bytes, object]    # channel, value, token
@@ -126,48 +125,40 @@ class LogWriter:
         self._stale = False
 
     def _replay(self, connection: sqlite3.Connection, partition: int, after: int) -> None:
-        while page := read_page(connection, partition, after, self._settings.page_records):
+        """Only which sends have come: all under one name, for what the view would say of the channels' heads after its
+        first records may be wrong. The table knows better, and is asked when a channel is next written to."""
+        position = first_position(partition) + after
+        page_size = self._settings.page_records
+        while page := connection.execute(_REPLAY, (position, first_position(partition + 1), page_size)).fetchall():
             sends: list[tuple[bytes, int]] = []
-            for offset, record_time, channel, value in page:
-                if self._place(connection, partition, offset, record_time, channel, value) is not None:
-                    sends.append((RecentSends.key(channel, value), offset))
-            self.sends.add(sends, page[-1].time)
-            after = page[-1].offset
+            for position, record_time, channel, value, is_first in page:
+                self._admit(partition, position & OFFSET_MASK, record_time, b"", value)
+                if is_first:
+                    sends.append((RecentSends.key(channel, value), position & OFFSET_MASK))
+            self.sends.add(sends, page[-1][1])
 
-    def _place(
-        self, connection: sqlite3.Connection, partition: int, offset: int, now: int, channel: bytes, value: bytes
-    ) -> tuple[int, int] | None:
+    def _admit(self, partition: int, offset: int, now: int, channel: bytes, value: bytes) -> tuple[int, int] | None:
         """(prev, hash), or None for what history does not have: later copies, and what is no message."""
         if value[1:2] != MESSAGE_KIND:
             return None
-        view = self._view
-        if view.head(channel) is None:
-            self._learn_head(connection, partition, offset, channel)
         try:
-            return view.place(partition, offset, now, channel, value)
+            return self._view.place(partition, offset, now, channel, value)
         except ValueError:
             return None     # malformed: every reader of the log passes over it alike
-
-    def _learn_head(self, connection: sqlite3.Connection, partition: int, offset: int, channel: bytes) -> None:
-        """From the table as it was before this offset: a replay has still to go through what lies after it."""
-        row = connection.execute(_HEAD_BEFORE, (channel, first_position(partition) + offset)).fetchone()
-        if row is None:
-            row = connection.execute(_TRIMMED_HEAD, (channel,)).fetchone()
-        if row is None:
-            self._view.learn_head(channel, 0, 0, 0)
-        else:
-            self._view.learn_head(channel, row[0] & OFFSET_MASK, unsigned(row[1]), row[2])
 
     def place(self, connection: sqlite3.Connection, appends: list[Append]) -> Placed:
         """Offsets, times, prevs and hashes for a batch; the caller inserts it by `insert` or calls `discard`."""
         now = self._last_time = self.now()
         placed = Placed([], [], [], [], {})
         n_partitions = len(self._next)
+        head = self._view.head
         for channel, value, token in appends:
             partition = name_hash(channel) % n_partitions
             offset = self._next[partition]
             self._next[partition] = offset + 1
-            chain = self._place(connection, partition, offset, now, channel, value)
+            if head(channel) is None:
+                self._view.learn_head(channel, *read_head(connection, channel))
+            chain = self._admit(partition, offset, now, channel, value)
             position = partition << PARTITION_SHIFT | offset
             if chain is None:
                 placed.rows.append((position, now, channel, value, None, None))

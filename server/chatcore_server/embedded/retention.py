@@ -16,20 +16,23 @@ _LAST_OF_STEP = """
 SELECT max(position) FROM (
     SELECT position FROM log WHERE position > ? AND position < ? AND time < ? ORDER BY position LIMIT ?)
 """
-# Each channel's last message among those that go. It may not be the channel's last: but a writer that starts goes
-# through the last records again, and needs what the first of them chained on. A bare column beside max() is of the row
-# with the maximum (SQLite, "Bare columns in an aggregate query").
+# The heads of channels that will have nothing left. A bare column beside max() is of the row with the maximum (SQLite,
+# "Bare columns in an aggregate query").
 _KEEP_HEADS = """
 INSERT OR REPLACE INTO trimmed_heads
-SELECT channel, max(position) & ?, hash, time FROM log
-WHERE position > ? AND position <= ? AND prev IS NOT NULL GROUP BY channel
+SELECT channel, id, hash, time FROM (
+    SELECT channel, max(position) & ? AS id, hash, time FROM log
+    WHERE position > ? AND position <= ? AND prev IS NOT NULL GROUP BY channel) AS trimmed
+WHERE NOT EXISTS (
+    SELECT 1 FROM log WHERE log.channel = trimmed.channel AND log.prev IS NOT NULL AND log.position > ?)
 """
 
 
 class Retention:
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._settings = settings
-        self._replay_ms = LogView(window_ms=settings.replay_window_ms).replay_ms
+        # One window more than a reader goes back when it starts: time goes on while it reads.
+        self._kept_ms = LogView(window_ms=settings.replay_window_ms).replay_ms + settings.replay_window_ms
 
     def step(self, connection: sqlite3.Connection, now: int) -> bool:
         """Remove up to trim_step_records of one partition, or forgotten rows. True: there may be more to do.
@@ -39,7 +42,7 @@ class Retention:
         oldest = self._oldest(connection)
         if oldest is not None:
             time, partition = oldest
-            limit_ms = now - self._replay_ms
+            limit_ms = now - self._kept_ms
             age_ms, size = settings.retention_age_ms, settings.retention_size_bytes
             if age_ms and time < min(now - age_ms, limit_ms):
                 return self._trim(connection, partition, min(now - age_ms, limit_ms))
@@ -60,7 +63,7 @@ class Retention:
         start, end = first_position(partition), first_position(partition + 1)
         step = (start, end, before_ms, self._settings.trim_step_records)
         last = connection.execute(_LAST_OF_STEP, step).fetchone()[0]
-        connection.execute(_KEEP_HEADS, (OFFSET_MASK, start, last))
+        connection.execute(_KEEP_HEADS, (OFFSET_MASK, start, last, last))
         connection.execute("DELETE FROM log WHERE position > ? AND position <= ?", (start, last))
         connection.execute(
             "UPDATE partitions SET next_offset = max(next_offset, ?) WHERE partition = ?",
@@ -69,14 +72,10 @@ class Retention:
         return True
 
     def _forget(self, connection: sqlite3.Connection, now: int) -> bool:
-        """Heads on which nothing can chain any more, what hung on them, and tickets' ends.
-
-        A head outlives chain_idle by what a writer goes through again when it starts: a message in there may have
-        chained on a head that was not yet too old then.
-        """
+        """Heads on which nothing can chain any more, what hung on them, and tickets' ends."""
         settings = self._settings
         connection.execute("DELETE FROM ended_sessions WHERE until_ms < ?", (now,))
-        before = now - settings.chain_idle_ms - self._replay_ms
+        before = now - settings.chain_idle_ms
         rows = connection.execute(
             "SELECT channel FROM trimmed_heads WHERE time < ? LIMIT ?", (before, settings.trim_step_records)
         ).fetchall()

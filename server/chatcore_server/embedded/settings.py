@@ -18,7 +18,7 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     file itself stays sound). It saves one fsync per batch: worth it only on slow disks, for chat that may lose its last
     second.
 
-    Retention removes the oldest records first, by both bounds; 0 = for ever. Nothing younger than twice
+    Retention removes the oldest records first, by both bounds; 0 = for ever. Nothing younger than four times
     `replay_window_ms` is removed, whatever its size: readers that start need it. Freed pages are used again, the file
     does not shrink.
     """
