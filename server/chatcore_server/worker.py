@@ -55,7 +55,8 @@ class Worker:
         self._flush_is_due = False
         self._is_accepting = False
         self._tick_timer: asyncio.TimerHandle | None = None
-        self.hub = _make_hub(settings, self._on_direct, self._on_control)
+        self._since_ms = now_ms() - LogView(window_ms=settings.log.replay_window_ms).replay_ms
+        self.hub = _make_hub(settings, self._since_ms, self._on_direct, self._on_control)
         self.context = Context(
             settings,
             self.hub,
@@ -125,10 +126,9 @@ class Worker:
     # ---- Turns -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Reads through the replay window; when it returns, connections may come."""
+        """Reads through the replayed part of the log; when it returns, connections may come."""
         self._backends.log.on_outcomes(self._sends.on_outcomes)
-        since_ms = now_ms() - self.context.settings.log.replay_window_ms
-        await self._backends.log.tail(since_ms, self._on_records)
+        await self._backends.log.tail(self._since_ms, self._on_records)
         self._loop.add_reader(self.hub.fileno(), self._on_readable)
         self._tick()
         self._is_accepting = True
@@ -235,12 +235,16 @@ class Worker:
 
 def _make_hub(
     settings: ServerSettings,
+    since_ms: int,
     on_direct: Callable[[bytes, list[int]], None],
     on_control: Callable[[bytes, int, int, bytes], None],
 ) -> Hub:
     limits = settings.limits
     view = LogView(
-        window_ms=settings.log.replay_window_ms, max_heads=settings.log.heads, chain_idle_ms=settings.log.chain_idle_ms
+        window_ms=settings.log.replay_window_ms,
+        max_heads=settings.log.heads,
+        chain_idle_ms=settings.log.chain_idle_ms,
+        since_ms=since_ms,
     )
     options: dict[str, Any] = {
         "max_frame_size": limits.frame_bytes,
