@@ -10,11 +10,11 @@ from chatcore.operations import Entry
 from chatcore_ext.chain_hash import chain_hash
 from chatcore_ext.constants import NO_ID, UNKNOWN_ID, DeliverFlag
 
-MAX_HELD = 1000
-"""Live entries held back during a sync. What comes beyond is dropped: it shows as a hole later and is synced then."""
+MAX_HELD = 500
+"""Live entries held back during a sync. What comes beyond is dropped and comes by a later sync: the goal tells."""
 
 MAX_EMPTY_SYNCS = 12
-"""Syncs without progress before a hole is taken for good: with the delays of session.py about half a minute."""
+"""Syncs without progress before a hole is taken for good: with the delays of channel_book.py about half a minute."""
 
 
 @dataclass(slots=True)
@@ -31,58 +31,58 @@ class Progress:
 class ChannelTrack:
     """The client's place in one channel.
 
-    `last` and `hash` are the newest entry that was shown (or the channel's head when it was joined). `number` is the
-    channel's number on this connection, 0 while it has none. `anchored` False: the next entry is taken as it comes.
+    `last` and `hash` are the newest entry that was shown (or the channel's head when it was joined). `goal` is the
+    highest id that the channel is known to have: a sync goes on until `last` is there. `number` is the channel's number
+    on this connection, 0 while it has none. `anchored` False: the next entry is taken as it comes.
     """
 
-    def __init__(self, channel: str, last: int = NO_ID, hash: int = 0, *, wanted: bool = True) -> None:
+    def __init__(self, channel: str, last: int = NO_ID, hash: int = 0) -> None:
         self.channel = channel
         self.number = 0
-        self.wanted = wanted  # the player joined it: join it again after a reconnect
-        self.last = last
-        self.hash = hash
-        self.anchored = last != UNKNOWN_ID
         self.syncing = False
         self.empty_syncs = 0
         self._held: list[Entry] = []
-        if not self.anchored:
-            self.last = NO_ID
+        self.anchor(last, hash)
 
     def anchor(self, head: int, hash: int) -> None:
-        """Forget what was before `head`."""
+        """Go on from `head`, whatever was before."""
         self.anchored = head != UNKNOWN_ID
         self.last = head if self.anchored else NO_ID
         self.hash = hash if self.anchored else 0
+        self.goal = self.last
         self.stop_sync()
 
     def stop_sync(self) -> None:
-        """The connection is gone, and with it every answer under way."""
+        """The connection is gone, and with it every answer under way; or there is nothing left to sync."""
         self.syncing = False
         self.empty_syncs = 0
         self._held.clear()
 
-    def compare(self, head: int, hash: int) -> Progress:
-        """The channel's head on a new connection: sync if it is ahead."""
+    def enter(self, head: int, hash: int) -> Progress:
+        """The channel's head as told on entering it on a new connection: sync if it is ahead of what was shown."""
         progress = Progress()
         if not self.anchored:
             self.anchor(head, hash)
-        elif head == UNKNOWN_ID or head > self.last:
+        elif head == UNKNOWN_ID:
             self._start_sync(progress)
-        elif head < self.last:
-            # An idle channel starts a new chain (head 0). Anything else lost what was shown before.
-            if head != NO_ID:
-                progress.mismatches.append(self.last)
+        elif head >= self.last:
+            self._reach(head, progress)
+            if head == self.last and hash and self.hash and hash != self.hash:
+                progress.mismatches.append(head)
+                self.hash = hash
+        elif head != NO_ID:
+            # The log has lost what was shown. Its ids will be given again, so the old place means nothing.
+            progress.mismatches.append(self.last)
             self.anchor(head, hash)
-        elif hash and self.hash and hash != self.hash:
-            progress.mismatches.append(head)
-            self.hash = hash
+        # head 0: history has let everything go; the next message starts a new chain behind `last`.
         return progress
 
     def live(self, entry: Entry) -> Progress:
         """An entry from DELIVER."""
         progress = Progress()
-        if entry.id <= self.last and self.anchored:
+        if self.anchored and entry.id <= self.last:
             return progress
+        self.goal = max(self.goal, entry.id)
         if self.syncing:
             self._hold(entry)
         elif self._follows(entry):
@@ -92,11 +92,20 @@ class ChannelTrack:
             self._start_sync(progress)
         return progress
 
-    def gap(self, last: int) -> Progress:
-        """The server left out everything up to `last`."""
+    def gap(self, first: int, last: int) -> Progress:
+        """The server left out what lies in (first, last]."""
         progress = Progress()
-        if self.anchored and last > self.last and not self.syncing:
-            self._start_sync(progress)
+        if not self.anchored:
+            self.anchor(first, 0)
+        if self.anchored:
+            self._reach(last, progress)
+        return progress
+
+    def learn_goal(self, id: int) -> Progress:
+        """The channel is known to have a message with this id."""
+        progress = Progress()
+        if self.anchored and id != UNKNOWN_ID:
+            self._reach(id, progress)
         return progress
 
     def synced(self, entries: list[Entry], more: bool) -> Progress:
@@ -108,16 +117,15 @@ class ChannelTrack:
         for entry in entries:
             if entry.id > self.last:
                 self._take_from_history(entry, progress)
-        self.empty_syncs = 0 if self.last > before else self.empty_syncs + 1
+        if self.last > before:
+            self.empty_syncs = 0
+        elif not more:
+            self.empty_syncs += 1
         if more and self.last > before:
             progress.sync_after = self.last
         else:
             self._release(progress)
         return progress
-
-    def sync_failed(self) -> Progress:
-        """The sync was refused for now: it counts as one without progress."""
-        return self.synced([], False)
 
     # Private
 
@@ -128,29 +136,38 @@ class ChannelTrack:
         if len(self._held) < MAX_HELD:
             self._held.append(entry)
 
+    def _reach(self, id: int, progress: Progress) -> None:
+        self.goal = max(self.goal, id)
+        if self.goal > self.last and not self.syncing:
+            self._start_sync(progress)
+
     def _start_sync(self, progress: Progress) -> None:
         self.syncing = True
         progress.sync_after = self.last
 
     def _take_from_history(self, entry: Entry, progress: Progress) -> None:
         if not self._follows(entry):
-            progress.truncated.append((self.last, entry.id))
-            self.hash = 0
+            self._skip(entry.id, progress)
         self._show(entry, progress)
+
+    def _skip(self, before: int, progress: Progress) -> None:
+        progress.truncated.append((self.last, before))
+        self.hash = 0
 
     def _show(self, entry: Entry, progress: Progress) -> None:
         self._check_hash(entry, progress)
         self.last = entry.id
+        self.goal = max(self.goal, entry.id)
         self.anchored = True
         if not entry.flags & DeliverFlag.DELIVER_HIDDEN:
             progress.shown.append(entry)
 
     def _check_hash(self, entry: Entry, progress: Progress) -> None:
-        if entry.flags & DeliverFlag.DELIVER_HIDDEN or not (self.hash or entry.prev == NO_ID) or not self.anchored:
+        starts = entry.prev == NO_ID
+        if entry.flags & DeliverFlag.DELIVER_HIDDEN or not (starts or (self.hash and self.anchored)):
             self.hash = entry.hash  # nothing to compute it from: take it over
             return
-        base = 0 if entry.prev == NO_ID else self.hash
-        expected = chain_hash(base, entry.id, entry.sender.encode(), entry.body)
+        expected = chain_hash(0 if starts else self.hash, entry.id, entry.sender.encode(), entry.body)
         if entry.hash and entry.hash != expected:
             progress.mismatches.append(entry.id)
         self.hash = entry.hash or expected
@@ -158,16 +175,21 @@ class ChannelTrack:
     def _release(self, progress: Progress) -> None:
         """History has no more: go on with what was held back, or wait for history to catch up."""
         held, self._held = self._held, []
+        patient = self.empty_syncs <= MAX_EMPTY_SYNCS
         for place, entry in enumerate(held):
             if entry.id <= self.last:
                 continue
             if not self._follows(entry):
-                if self.empty_syncs <= MAX_EMPTY_SYNCS:
+                if patient:
                     self._held = held[place:]
-                    progress.sync_after = self.last
-                    progress.delayed = True
-                    return
-                progress.truncated.append((self.last, entry.id))
-                self.hash = 0
+                    break
+                self._skip(entry.id, progress)
             self._show(entry, progress)
+        if self.last < self.goal and patient:
+            progress.sync_after = self.last
+            progress.delayed = self.empty_syncs > 0
+            return
+        if self.last < self.goal:
+            self._skip(self.goal + 1, progress)
+            self.last = self.goal
         self.stop_sync()

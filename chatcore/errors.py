@@ -139,6 +139,21 @@ class ConnectionLost(ChatError):
         super().__init__(message, name="connection_lost", flags=ErrorFlag.ERROR_FLAG_RETRY)
 
 
+def connection_ended() -> ChatError:
+    """What a request gets whose connection ended before its answer: it may be made again on the next."""
+    return ChatError(
+        "the connection ended before the answer",
+        code=0,
+        name="connection_lost",
+        flags=ErrorFlag.ERROR_FLAG_RETRY | ErrorFlag.ERROR_FLAG_UNCERTAIN,
+    )
+
+
+def server_silent() -> ChatError:
+    """Why a client drops a connection that still looks open."""
+    return ChatError("the server does not answer", code=0, name="server_silent", flags=ErrorFlag.ERROR_FLAG_RETRY)
+
+
 def _subclasses(base: type[ChatError]) -> list[type[ChatError]]:
     return [found for child in base.__subclasses__() for found in (child, *_subclasses(child))]
 

@@ -12,13 +12,18 @@ from chatcore_ext.constants import MAX_UNACKED_SENDS
 
 @dataclass(slots=True)
 class PendingSend:
-    """One send without an answer. `first_sent_ms` is None until its first byte was handed to a connection."""
+    """One send without an answer. `first_sent_ms` is None until it was first handed to a connection.
+
+    `on_wire`: it was handed to this connection. `copies`: how often it was handed to any.
+    """
 
     handle: int
     channel: str
     body: bytes
     flags: int
     first_sent_ms: int | None = None
+    on_wire: bool = False
+    copies: int = 0
     seq: int = 0
 
 
@@ -56,6 +61,10 @@ class Outbox:
     def answered(self, seq: int) -> PendingSend | None:
         """Take the send out; None if it has been answered before."""
         return self._by_seq.pop(seq, None)
+
+    def connection_lost(self) -> None:
+        for send in self._by_seq.values():
+            send.on_wire = False
 
     def restart(self) -> list[PendingSend]:
         """A new session: seqs start at 1. Returns the sends that were on a connection: what became of them is unknown.

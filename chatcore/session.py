@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from chatcore import events, operations
-from chatcore.channel_track import ChannelTrack, Progress
+from chatcore.channel_book import FIRST_DELAY_MS, Answer, ChannelBook
 from chatcore.errors import (
     BodyTooLarge,
     ChatError,
@@ -18,11 +18,11 @@ from chatcore.errors import (
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
+    connection_ended,
     error_from_body,
-    error_from_code,
+    server_silent,
 )
-from chatcore.names import channel_kind
-from chatcore.operations import Entry, Hello, Operation, SyncRequest, Welcome, encode_body
+from chatcore.operations import Entry, Hello, Operation, Welcome, encode_body
 from chatcore.outbox import Outbox, PendingSend
 from chatcore_ext.constants import (
     DEFAULT_HELLO_TIMEOUT_MS,
@@ -48,12 +48,7 @@ from chatcore_ext.frame import (
     encode_signal,
 )
 
-SYNC_LIMIT = 500  # entries a page: the most that the protocol allows
-FIRST_SYNC_DELAY_MS = 50  # history may lag behind live messages; doubled up to the limit
-LAST_SYNC_DELAY_MS = 5000
-
 _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
-_decode_sync_reply = msgspec.msgpack.Decoder(operations.SyncReply).decode
 _decode_join_reply = msgspec.msgpack.Decoder(operations.JoinReply).decode
 
 
@@ -80,12 +75,9 @@ class ClientSession:
         self._ticket = b""
         self._ticket_ms = 0
         self._outbox = Outbox()
-        self._tracks: dict[str, ChannelTrack] = {}
-        self._by_number: dict[int, ChannelTrack] = {}
-        self._direct_heads: dict[str, int] = {}
-        self._requests: dict[int, Callable[[bytes | ChatError, int], None] | None] = {}
+        self._book = ChannelBook(self)
+        self._requests: dict[int, Answer] = {}
         self._next_request = 1
-        self._sync_due: dict[str, int] = {}
         self._resend_due: dict[int, int] = {}
         self._parser = FrameParser()
         self._output: list[bytes] = []
@@ -113,13 +105,12 @@ class ClientSession:
     # The connection
 
     def connect(self, now_ms: int, token: str = "") -> None:
-        """A new connection is open: say hello. Needs a token unless `has_ticket`."""
+        """A new connection is open: say hello. Needs a token unless `has_ticket`; with both, the ticket goes first."""
         self._parser = FrameParser()
         self._output.clear()
         self.closing = False
         self._close_error = None
-        channels = {track.channel: track.last for track in self._tracks.values() if track.wanted}
-        hello = Hello(token=token, ticket=self._ticket, channels=channels, client=self._client)
+        hello = Hello(token=token, ticket=self._ticket, channels=self._book.places(), client=self._client)
         self._write(encode_hello(PROTOCOL_VERSION, encode_body(hello)), now_ms)
         self._give_up_ms = now_ms + 2 * DEFAULT_HELLO_TIMEOUT_MS
 
@@ -140,17 +131,14 @@ class ClientSession:
         """The connection is gone. Requests without answer fail; sends without answer wait for the next connection."""
         self.ready = False
         self._output.clear()
-        self._by_number.clear()
-        self._sync_due.clear()
         self._resend_due.clear()
         self._give_up_ms = None
-        for track in self._tracks.values():
-            track.number = 0
-            track.stop_sync()
-        lost = ChatError("the connection ended before the answer", code=0, name="connection_lost")
-        for request_id in list(self._requests):
-            self._finish_request(request_id, lost, now_ms)
-        self._emit(events.ConnectionClosed(self._close_error))
+        requests, self._requests = self._requests, {}
+        for answer in requests.values():
+            answer(connection_ended(), now_ms)
+        self._book.disconnected()
+        self._outbox.connection_lost()
+        self.emit(events.ConnectionClosed(self._close_error))
         return self._take_events()
 
     def data_to_send(self) -> bytes:
@@ -161,9 +149,10 @@ class ClientSession:
 
     def next_deadline_ms(self) -> int | None:
         """When `tick` must be called at the latest, None while there is nothing to wait for."""
-        deadlines = [*self._sync_due.values(), *self._resend_due.values()]
-        if self._give_up_ms is not None:
-            deadlines.append(self._give_up_ms)
+        deadlines = list(self._resend_due.values())
+        for deadline in (self._book.next_due_ms, self._give_up_ms):
+            if deadline is not None:
+                deadlines.append(deadline)
         if self.ready:
             deadlines.append(self._last_sent_ms + self._heartbeat_ms)
         return min(deadlines, default=None)
@@ -171,10 +160,15 @@ class ClientSession:
     def tick(self, now_ms: int) -> list[events.SessionEvent]:
         """Do what time asks for: heartbeat, giving up a silent connection, delayed syncs and resends."""
         if self._give_up_ms is not None and now_ms >= self._give_up_ms:
-            self._broken(ChatError("the server does not answer", code=0, name="server_silent"))
+            self._broken(server_silent())
         elif self.ready:
             self._tick_ready(now_ms)
         return self._take_events()
+
+    def excuse_silence(self) -> None:
+        """The owner does not read at the moment: that nothing comes is not the server's fault."""
+        if self.ready:
+            self._give_up_ms = None
 
     @property
     def has_ticket(self) -> bool:
@@ -183,6 +177,11 @@ class ClientSession:
     def forget_ticket(self) -> None:
         """The server refused it: the next connection logs in by token."""
         self._ticket = b""
+
+    @property
+    def is_idle(self) -> bool:
+        """True: no send and no request waits for its answer."""
+        return not len(self._outbox) and not self._requests
 
     # Calls
 
@@ -196,39 +195,71 @@ class ClientSession:
 
         Raises NotJoined, BodyTooLarge, and Overloaded while `send_window_full`.
         """
-        track = self._tracks.get(channel)
-        if track is None or not track.wanted:
+        if channel not in self._book:
             raise NotJoined(f"join {channel} before sending to it")
         if self.limits and len(body) > self.limits.body_bytes:
             raise BodyTooLarge(f"a message has at most {self.limits.body_bytes} bytes, not {len(body)}")
         if self._outbox.is_full:
             raise Overloaded("too many sends without an answer")
         send = self._outbox.add(channel, body, SendFlag.SEND_ACCEPTED if accepted else 0)
-        if self.ready and track.number:
-            self._transmit(send, track.number, now_ms)
+        self._transmit(send, now_ms)
         return send.handle
 
     def signal(self, channel: str, kind: int, body: bytes, now_ms: int) -> None:
         """Send a signal if the channel is joined on this connection; otherwise it is dropped, as signals may be."""
         if len(body) > MAX_SIGNAL_BODY_SIZE:
             raise BodyTooLarge(f"a signal has at most {MAX_SIGNAL_BODY_SIZE} bytes, not {len(body)}")
-        track = self._tracks.get(channel)
-        if self.ready and track is not None and track.number:
-            self._write(encode_signal(track.number, kind, b"", body), now_ms)
+        number = self._book.number(channel)
+        if self.ready and number:
+            self._write(encode_signal(number, kind, b"", body), now_ms)
 
     def request(self, operation: Operation, body: Struct, now_ms: int) -> int:
         """Send a request; Replied or RequestFailed with the returned id follows. Needs `ready`."""
-        request_id = self._request(operation, body, None, now_ms)
-        if operation == Operation.JOIN and isinstance(body, operations.ChannelRequest):
-            self._requests[request_id] = lambda answer, now: self._on_join_answer(request_id, answer, now)
-        elif operation in (Operation.LEAVE, Operation.LEAVE_GROUP) and isinstance(body, operations.ChannelRequest):
-            self._forget_channel(body.channel)
+        request_id = self._next_request
+        channel = getattr(body, "channel", "")
+        leaves = operation in (Operation.LEAVE, Operation.LEAVE_GROUP)
+
+        def answered(answer: bytes | ChatError, now: int) -> None:
+            if isinstance(answer, ChatError):
+                self.emit(events.RequestFailed(request_id, answer))
+                return
+            if operation == Operation.JOIN:
+                self._book.joined(_decode_join_reply(answer), now)
+            elif leaves:
+                self._book.forget(channel)  # a join before it was answered in the meantime
+            self.emit(events.Replied(request_id, answer))
+
+        self.request_quietly(operation, body, answered, now_ms)
+        if leaves:
+            self._leave(channel)
         return request_id
 
     @property
     def channels(self) -> list[str]:
         """The channels that the session is in, or will be in again after a reconnect."""
-        return [track.channel for track in self._tracks.values() if track.wanted]
+        return self._book.names()
+
+    # What the channel book asks for
+
+    def request_quietly(self, operation: Operation, body: Struct, answer: Answer, now_ms: int) -> None:
+        """Send a request whose answer, or the connection's end, goes to `answer` instead of into an event."""
+        request_id = self._next_request
+        self._next_request = request_id % 0xFFFFFFFF + 1
+        self._requests[request_id] = answer
+        self._write(encode_request(request_id, operation, encode_body(body)), now_ms)
+
+    def emit(self, event: events.SessionEvent) -> None:
+        self._events.append(event)
+
+    def channel_entered(self, channel: str, now_ms: int) -> None:
+        """Sends that waited for the channel go out, in their order."""
+        for send in self._outbox:
+            if send.channel == channel:
+                self._transmit(send, now_ms)
+
+    def channel_lost(self, channel: str, error: ChatError) -> None:
+        self.emit(events.ChannelLost(channel, error))
+        self._give_up_waiting(channel, error)
 
     # Frames
 
@@ -243,112 +274,74 @@ class ClientSession:
 
     def _on_welcome(self, body: bytes, now_ms: int) -> None:
         welcome = _decode_welcome(body)
+        first = welcome.epoch != self.epoch
+        is_new_epoch = first and self.epoch != ""
         self.ready = True
         self._give_up_ms = None
         self.player = welcome.player
         self.session_id = welcome.session
         self.limits = welcome.limits
+        self.epoch = welcome.epoch
         self._ticket = welcome.ticket
         self._ticket_ms = welcome.ticket_ms
         self._heartbeat_ms = welcome.heartbeat_ms
         self._grace_ms = welcome.heartbeat_grace_ms
         self._outbox.window = welcome.limits.unacked_sends
-        first = self.epoch == ""
-        self._emit(
+        self.emit(
             events.Connected(welcome.player, welcome.session, welcome.resumed, welcome.conversations, welcome.limits)
         )
-        if not first and welcome.epoch != self.epoch:
-            self._epoch_changed(welcome.epoch)
-        self.epoch = welcome.epoch
+        if is_new_epoch:
+            self.emit(events.EpochChanged(welcome.epoch))
         if not welcome.resumed:
-            self._fail_unknown(self._outbox.restart())
-        self._take_channels(welcome, now_ms)
-        self._take_directs(welcome, first, now_ms)
-        self._resend_all(now_ms)
-
-    def _epoch_changed(self, epoch: str) -> None:
-        self._direct_heads.clear()
-        for track in self._tracks.values():
-            track.anchored = False
-        self._emit(events.EpochChanged(epoch))
-
-    def _take_channels(self, welcome: Welcome, now_ms: int) -> None:
-        for channel, state in welcome.channels.items():
-            track = self._tracks.get(channel)
-            if track is not None:
-                self._enter(track, state.number)
-                self._apply(track, track.compare(state.head, state.hash), now_ms)
-        for channel, code in welcome.lost.items():
-            if self._tracks.get(channel) is not None:
-                self._lose_channel(channel, error_from_code(code, f"{channel} could not be joined again"))
-        for track in list(self._tracks.values()):
-            if track.wanted and not track.number:
-                self._join_quietly(track.channel, now_ms)
-
-    def _take_directs(self, welcome: Welcome, first: bool, now_ms: int) -> None:
-        """Private chats that went on while the session was away and that no connection has opened yet."""
-        for channel, state in welcome.conversations.items():
-            if channel_kind(channel) != "dm":
-                continue
-            known = self._direct_heads.get(channel, 0)
-            self._direct_heads[channel] = state.head
-            if not first and state.head > known and channel not in self._tracks:
-                track = self._tracks[channel] = ChannelTrack(channel, known, wanted=True)
-                self._apply(track, track.compare(state.head, 0), now_ms)
-                self._join_quietly(channel, now_ms)
-
-    def _join_quietly(self, channel: str, now_ms: int) -> None:
-        request_id = self._request(Operation.JOIN, operations.ChannelRequest(channel), None, now_ms)
-
-        def answered(answer: bytes | ChatError, now: int) -> None:
-            if isinstance(answer, bytes):
-                self._take_join(_decode_join_reply(answer), now)
-
-        self._requests[request_id] = answered
+            for send in self._outbox.restart():
+                self._report_unknown(send)
+        self._book.connected(welcome, first=first, now_ms=now_ms)
+        for send in self._outbox:
+            if send.channel not in self._book:
+                self._give_up_unsent(send, NotJoined(f"{send.channel} was left"))
 
     def _on_ping(self, body: bytes, now_ms: int) -> None:
         self._write(encode_frame(FrameType.FRAME_PONG, body), now_ms)
 
     def _on_goaway(self, body: bytes, now_ms: int) -> None:
-        self._emit(events.Draining(*decode_goaway(body)))
+        self.emit(events.Draining(*decode_goaway(body)))
 
     def _on_close(self, body: bytes, now_ms: int) -> None:
         self._broken(error_from_body(body))
 
     def _on_ack(self, body: bytes, now_ms: int) -> None:
         seq, id, time = decode_ack(body)
-        send = self._outbox.answered(seq)
+        send = self._answered(seq)
         if send is not None:
-            self._resend_due.pop(seq, None)
-            self._emit(events.Acknowledged(send.handle, id, time))
+            self.emit(events.Acknowledged(send.handle, id, time))
 
     def _on_refused(self, body: bytes, now_ms: int) -> None:
         seq, error_body = decode_refused(body)
         error = error_from_body(error_body)
-        if error.uncertain and self._outbox.get(seq) is not None:
-            self._resend_due[seq] = now_ms + max(error.retry_after_ms, FIRST_SYNC_DELAY_MS)
+        send = self._outbox.get(seq)
+        if send is None:
             return
-        send = self._outbox.answered(seq)
-        if send is not None:
-            self._emit(events.SendFailed(send.handle, error))
+        # A certain refusal speaks of the copy that it answers: it says nothing about those before.
+        is_certain = not error.uncertain and send.copies == 1
+        if is_certain:
+            self._give_up_send(send, error)
+        elif error.retry:
+            self._resend_due[seq] = now_ms + max(error.retry_after_ms, FIRST_DELAY_MS)
+        else:
+            self._give_up_send(send, None)
 
     def _on_deliver(self, body: bytes, now_ms: int) -> None:
         number, flags, id, prev, hash, time, sender, message = decode_deliver(body)
-        track = self._by_number.get(number)
-        if track is not None:
-            self._apply(track, track.live(Entry(id, prev, hash, time, flags, sender.decode(), message)), now_ms)
+        self._book.deliver(number, Entry(id, prev, hash, time, flags, sender.decode(), message), now_ms)
 
     def _on_signal(self, body: bytes, now_ms: int) -> None:
         number, kind, sender, signal = decode_signal(body)
-        track = self._by_number.get(number)
-        if track is not None:
-            self._emit(events.Signal(track.channel, kind, sender.decode(), signal))
+        channel = self._book.name(number)
+        if channel is not None:
+            self.emit(events.Signal(channel, kind, sender.decode(), signal))
 
     def _on_gap(self, body: bytes, now_ms: int) -> None:
-        number, _, last = decode_gap(body)
-        track = self._by_number.get(number)
-        if track is not None:
-            self._apply(track, track.gap(last), now_ms)
+        self._book.gap(*decode_gap(body), now_ms)
 
     def _on_reply(self, body: bytes, now_ms: int) -> None:
         request_id, reply = decode_reply(body)
@@ -367,164 +360,82 @@ class ClientSession:
             self._ticket, self._ticket_ms = event.ticket, event.ticket_ms
             return
         if isinstance(event, operations.OpenedEvent):
-            self._opened(event, now_ms)
+            self._book.opened(event, now_ms)
         elif isinstance(event, operations.ClosedEvent):
-            self._forget_channel(event.channel)
-        self._emit(event)
-
-    # Channels
-
-    def _enter(self, track: ChannelTrack, number: int) -> None:
-        self._by_number.pop(track.number, None)
-        track.number = number
-        self._by_number[number] = track
-
-    def _opened(self, event: operations.OpenedEvent, now_ms: int) -> None:
-        track = self._tracks.get(event.channel)
-        if track is None:
-            last = self._direct_heads.get(event.channel, event.head)
-            hash = event.hash if last == event.head else 0
-            track = self._tracks[event.channel] = ChannelTrack(event.channel, last, hash)
-        self._enter(track, event.number)
-
-    def _on_join_answer(self, request_id: int, answer: bytes | ChatError, now_ms: int) -> None:
-        if isinstance(answer, ChatError):
-            self._emit(events.RequestFailed(request_id, answer))
-        else:
-            self._take_join(_decode_join_reply(answer), now_ms)
-            self._emit(events.Replied(request_id, answer))
-
-    def _take_join(self, reply: operations.JoinReply, now_ms: int) -> None:
-        track = self._tracks.get(reply.channel)
-        if track is None:
-            track = self._tracks[reply.channel] = ChannelTrack(reply.channel, reply.head, reply.hash)
-        self._enter(track, reply.number)
-        track.wanted = True
-        if not track.syncing:
-            self._apply(track, track.compare(reply.head, reply.hash), now_ms)
-        for send in self._outbox:
-            if send.channel == reply.channel and send.first_sent_ms is None:
-                self._transmit(send, track.number, now_ms)
-
-    def _forget_channel(self, channel: str) -> None:
-        track = self._tracks.pop(channel, None)
-        if track is not None:
-            self._by_number.pop(track.number, None)
-            self._sync_due.pop(channel, None)
-            if channel in self._direct_heads:
-                self._direct_heads[channel] = track.last
-
-    def _lose_channel(self, channel: str, error: ChatError) -> None:
-        self._forget_channel(channel)
-        self._emit(events.ChannelLost(channel, error))
-        for send in self._outbox:
-            if send.channel == channel:
-                self._outbox.answered(send.seq)
-                was_sent = send.first_sent_ms is not None
-                outcome = OutcomeUnknown(f"{channel} can no longer be sent to") if was_sent else error
-                self._emit(events.SendFailed(send.handle, outcome))
-
-    def _apply(self, track: ChannelTrack, progress: Progress, now_ms: int) -> None:
-        for after, before in progress.truncated:
-            self._emit(events.HistoryTruncated(track.channel, after, before))
-        for id in progress.mismatches:
-            self._emit(events.HashMismatch(track.channel, id))
-        for entry in progress.shown:
-            self._emit(
-                events.Message(
-                    track.channel, entry.id, entry.sender, entry.body, entry.time, entry.sender == self.player
-                )
-            )
-        if track.channel in self._direct_heads:
-            self._direct_heads[track.channel] = max(track.last, self._direct_heads[track.channel])
-        if progress.sync_after is None:
-            return
-        if progress.delayed:
-            delay = min(FIRST_SYNC_DELAY_MS << track.empty_syncs, LAST_SYNC_DELAY_MS)
-            self._sync_due[track.channel] = now_ms + delay
-        else:
-            self._sync(track, now_ms)
-
-    def _sync(self, track: ChannelTrack, now_ms: int) -> None:
-        def answered(answer: bytes | ChatError, now: int) -> None:
-            if self._tracks.get(track.channel) is not track or not self.ready:
-                return
-            if isinstance(answer, bytes):
-                reply = _decode_sync_reply(answer)
-                self._apply(track, track.synced(reply.entries, reply.more), now)
-            elif answer.retry:
-                self._sync_due[track.channel] = now + max(answer.retry_after_ms, FIRST_SYNC_DELAY_MS)
-            else:
-                self._lose_channel(track.channel, answer)
-
-        self._request(Operation.SYNC, SyncRequest(track.channel, after=track.last, limit=SYNC_LIMIT), answered, now_ms)
+            self._leave(event.channel)
+        self.emit(event)
 
     # Sends
 
-    def _transmit(self, send: PendingSend, number: int, now_ms: int) -> None:
+    def _leave(self, channel: str) -> None:
+        self._book.forget(channel)
+        self._give_up_waiting(channel, NotJoined(f"{channel} was left"))
+
+    def _give_up_waiting(self, channel: str, error: ChatError) -> None:
+        """Sends that wait to go out. Those that are out get their answer on this connection."""
+        for send in self._outbox:
+            if send.channel == channel and not send.on_wire:
+                self._give_up_unsent(send, error)
+
+    def _give_up_unsent(self, send: PendingSend, error: ChatError) -> None:
+        """It failed by `error` if it never was on a connection."""
+        self._give_up_send(send, error if send.copies == 0 else None)
+
+    def _transmit(self, send: PendingSend, now_ms: int) -> None:
+        """Put the send on the wire, once per connection, unless its time is over or its channel has no number yet."""
+        number = self._book.number(send.channel)
+        if send.on_wire or not number or not self.ready:
+            return
         flags = send.flags
         if send.first_sent_ms is None:
             send.first_sent_ms = now_ms
+        elif now_ms - send.first_sent_ms > self._ticket_ms:
+            self._give_up_send(send, None)
+            return
         else:
             flags |= SendFlag.SEND_RESEND
+        send.on_wire = True
+        send.copies += 1
         self._write(encode_send(send.seq, number, flags, send.body), now_ms)
 
-    def _resend_all(self, now_ms: int) -> None:
-        for send in self._outbox:
-            self._resend(send, now_ms)
+    def _answered(self, seq: int) -> PendingSend | None:
+        self._resend_due.pop(seq, None)
+        return self._outbox.answered(seq)
 
-    def _resend(self, send: PendingSend, now_ms: int) -> None:
-        track = self._tracks.get(send.channel)
-        if send.first_sent_ms is not None and now_ms - send.first_sent_ms > self._ticket_ms:
-            self._outbox.answered(send.seq)
-            self._fail_unknown([send])
-        elif track is not None and track.number:
-            self._transmit(send, track.number, now_ms)
+    def _give_up_send(self, send: PendingSend, error: ChatError | None) -> None:
+        """It will not be sent again. `error`: why it is certainly not in the log; None: nobody knows."""
+        self._answered(send.seq)
+        if error is not None:
+            self.emit(events.SendFailed(send.handle, error))
+        else:
+            self._report_unknown(send)
 
-    def _fail_unknown(self, sends: list[PendingSend]) -> None:
-        for send in sends:
-            self._emit(events.SendFailed(send.handle, OutcomeUnknown("the session ended before the answer came")))
+    def _report_unknown(self, send: PendingSend) -> None:
+        error = OutcomeUnknown("the connection ended before the answer came, and it may no longer be asked for")
+        self.emit(events.SendFailed(send.handle, error))
 
     # Small parts
 
     def _tick_ready(self, now_ms: int) -> None:
-        for channel in [channel for channel, due in self._sync_due.items() if due <= now_ms]:
-            del self._sync_due[channel]
-            if channel in self._tracks:
-                self._sync(self._tracks[channel], now_ms)
+        self._book.tick(now_ms)
         for seq in [seq for seq, due in self._resend_due.items() if due <= now_ms]:
             del self._resend_due[seq]
             send = self._outbox.get(seq)
             if send is not None:
-                self._resend(send, now_ms)
+                send.on_wire = False
+                if send.channel in self._book:
+                    self._transmit(send, now_ms)
+                else:
+                    self._give_up_send(send, None)
         if now_ms - self._last_sent_ms >= self._heartbeat_ms:
             self._write(encode_frame(FrameType.FRAME_PING, now_ms.to_bytes(8, "big")), now_ms)
             if self._give_up_ms is None:
                 self._give_up_ms = now_ms + self._heartbeat_ms + self._grace_ms
 
-    def _request(
-        self,
-        operation: Operation,
-        body: Struct,
-        callback: Callable[[bytes | ChatError, int], None] | None,
-        now_ms: int,
-    ) -> int:
-        request_id = self._next_request
-        self._next_request = request_id % 0xFFFFFFFF + 1
-        self._requests[request_id] = callback
-        self._write(encode_request(request_id, operation, encode_body(body)), now_ms)
-        return request_id
-
     def _finish_request(self, request_id: int, answer: bytes | ChatError, now_ms: int) -> None:
-        if request_id not in self._requests:
-            return
-        callback = self._requests.pop(request_id)
+        callback = self._requests.pop(request_id, None)
         if callback is not None:
             callback(answer, now_ms)
-        elif isinstance(answer, bytes):
-            self._emit(events.Replied(request_id, answer))
-        else:
-            self._emit(events.RequestFailed(request_id, answer))
 
     def _broken(self, error: ChatError) -> None:
         self.closing = True
@@ -534,9 +445,6 @@ class ClientSession:
     def _write(self, frame: bytes, now_ms: int) -> None:
         self._output.append(frame)
         self._last_sent_ms = now_ms
-
-    def _emit(self, event: events.SessionEvent) -> None:
-        self._events.append(event)
 
     def _take_events(self) -> list[events.SessionEvent]:
         taken, self._events = self._events, []
