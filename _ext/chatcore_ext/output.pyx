@@ -23,11 +23,7 @@ cdef extern from "<sys/socket.h>" nogil:
         iovec* msg_iov
         size_t msg_iovlen
     enum:
-        MSG_NOSIGNAL
-        MSG_DONTWAIT
         SHUT_WR
-    ssize_t send(int descriptor, const void* data, size_t size, int flags) noexcept
-    ssize_t sendmsg(int descriptor, const msghdr* message, int flags) noexcept
     int shutdown(int descriptor, int how) noexcept
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -37,8 +33,6 @@ cdef extern from "<sys/epoll.h>" nogil:
         unsigned int events
         epoll_data_t data
     enum:
-        EPOLLIN
-        EPOLLOUT
         EPOLL_CTL_MOD
     int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
 
@@ -180,9 +174,9 @@ cdef int keep_rest(Connection* connection, size_t sent) noexcept nogil:
 
 # --- flush ---
 
-cdef void watch(Output* output, Connection* connection, unsigned int events) noexcept nogil:
+cdef void rearm(Output* output, const Connection* connection) noexcept nogil:
     cdef epoll_event event
-    event.events = events
+    event.events = WATCHED_EVENTS
     event.data.u64 = connection_handle(connection)
     epoll_ctl(output.epoll_descriptor, EPOLL_CTL_MOD, connection.descriptor, &event)
 
@@ -213,12 +207,13 @@ cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
         const Slice* slice = &connection.first if connection.last != NULL else NULL
         const uint8_t* data
     if connection.backlog == NULL and connection.n_slices == 1:
-        return send(connection.descriptor, slice.data, slice.size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        return RAW_SEND(connection.descriptor, slice.data, slice.size)
     if connection.n_slices > MAX_PIECES:
         data = joined(output, connection)
         if data == NULL:
+            rearm(output, connection)
             return 0  # no memory for it now: as if the kernel had taken nothing
-        return send(connection.descriptor, data, connection.pending, MSG_NOSIGNAL | MSG_DONTWAIT)
+        return RAW_SEND(connection.descriptor, data, connection.pending)
     if connection.backlog != NULL:
         pieces[0].iov_base = backlog_bytes(connection.backlog) + connection.backlog.start
         pieces[0].iov_len = backlog_size(connection)
@@ -231,7 +226,7 @@ cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
     memset(&message, 0, sizeof(message))
     message.msg_iov = &pieces[0]
     message.msg_iovlen = n_pieces
-    return sendmsg(connection.descriptor, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+    return RAW_SENDMSG(connection.descriptor, &message)
 
 
 cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
@@ -240,9 +235,6 @@ cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
         connection.backlog = NULL
     forget_slices(connection)
     connection.pending = 0
-    if connection.is_armed:
-        connection.is_armed = False
-        watch(output, connection, EPOLLIN)
     if connection.state == STATE_CLOSING:
         # Closing now would reset the connection if input is unread, and the reset may overtake CLOSE: end our side,
         # read on until the peer ends its own (or the deadline).
@@ -265,7 +257,9 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
     sent = send_pieces(output, connection)
     output.counters.send_calls += 1
     if sent < 0:
-        if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+        if errno == ENOBUFS or errno == ENOMEM or errno == EINTR:
+            rearm(output, connection)  # the socket itself may have room: no edge would come
+        elif errno != EAGAIN:
             output_drop(output, connection, 0)
             forget_slices(connection)
             return
@@ -280,9 +274,6 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
         forget_slices(connection)
         return
     connection.is_blocked = True
-    if not connection.is_armed:
-        connection.is_armed = True
-        watch(output, connection, EPOLLIN | EPOLLOUT)
 
 
 cdef void flush_sockets(Output* output) noexcept nogil:

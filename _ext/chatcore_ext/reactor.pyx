@@ -12,17 +12,17 @@ from chatcore_ext.error_codes cimport ERROR_TOO_MANY_CONNECTIONS
 from chatcore_ext.frame cimport FRAME_NEED_MORE, FRAME_READY, Frame, assembler_clear, next_frame
 from chatcore_ext.hub_state cimport MAX_LISTENERS
 from chatcore_ext.inbound cimport handle_frame
-from chatcore_ext.output cimport flush_sockets, output_close, output_drop, output_mark_dirty
+from chatcore_ext.output cimport (
+    RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_mark_dirty, rearm,
+)
 from chatcore_ext.tables cimport STATE_CLOSING, STATE_LOST
 from chatcore_ext.token_bucket cimport bucket_init
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
-        MSG_DONTWAIT
         SOCK_NONBLOCK
         SOCK_CLOEXEC
     int accept4(int descriptor, void* address, void* size, int flags) noexcept
-    ssize_t recv(int descriptor, void* data, size_t size, int flags) noexcept
     int setsockopt(int descriptor, int level, int option, const void* value, unsigned int size) noexcept
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -42,6 +42,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum:
         EPOLLIN
         EPOLLOUT
+        EPOLLRDHUP
         EPOLLHUP
         EPOLLERR
         EPOLL_CLOEXEC
@@ -138,7 +139,7 @@ cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil
     if connection == NULL:
         error[0] = ENOMEM
         return NULL
-    event.events = EPOLLIN
+    event.events = WATCHED_EVENTS
     event.data.u64 = connection_handle(connection)
     if epoll_ctl(hub.epoll_descriptor, EPOLL_CTL_ADD, descriptor, &event) < 0:
         error[0] = errno
@@ -194,15 +195,21 @@ cdef void take_input(HubState* hub, Connection* connection, const uint8_t* data,
     assembler_clear(&connection.assembler)
 
 
-cdef void receive(HubState* hub, Connection* connection) noexcept nogil:
-    cdef ssize_t size = recv(connection.descriptor, hub.receive_buffer, RECEIVE_BUFFER_SIZE, MSG_DONTWAIT)
+cdef void receive(HubState* hub, Connection* connection, bint has_ended) noexcept nogil:
+    cdef ssize_t size = RAW_RECV(connection.descriptor, hub.receive_buffer, RECEIVE_BUFFER_SIZE)
     hub.counters.receive_calls += 1
     if size > 0:
         if connection.state < STATE_CLOSING:
             take_input(hub, connection, hub.receive_buffer, size)
         # Otherwise it has ended for us: what still comes is only read so that our CLOSE is not lost to a reset.
+        # A read that leaves room has drained the socket, so the next bytes make a new edge (epoll(7)); the end of the
+        # stream has made its edge already.
+        if size == RECEIVE_BUFFER_SIZE or has_ended:
+            rearm(&hub.output, connection)
     elif size == 0 or (errno != EAGAIN and errno != EINTR):
         output_drop(&hub.output, connection, 0)
+    elif errno == EINTR:
+        rearm(&hub.output, connection)
 
 
 cdef void burst(HubState* hub) noexcept nogil:
@@ -218,9 +225,9 @@ cdef void burst(HubState* hub) noexcept nogil:
         connection = connection_of(&hub.connections, events[i].data.u64)
         if connection == NULL or connection.state == STATE_LOST:
             continue
-        if events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR):
-            receive(hub, connection)
-        if events[i].events & EPOLLOUT:
+        if events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            receive(hub, connection, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
+        if connection.is_blocked and events[i].events & EPOLLOUT:
             connection.is_blocked = False
             output_mark_dirty(&hub.output, connection)
     flush_sockets(&hub.output)

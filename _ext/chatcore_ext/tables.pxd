@@ -62,7 +62,6 @@ cdef struct Connection:
     Subscription* subscriptions
     unsigned int n_subscriptions
     unsigned short close_code
-    unsigned char is_armed     # EPOLLOUT is watched
     unsigned char is_detached  # out of all tables, and its end was told
     unsigned char was_greeted  # Python knows of it
     unsigned long long last_seen  # ms, the hub's clock: the turn in which the last bytes came
