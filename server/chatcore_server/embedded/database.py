@@ -24,12 +24,12 @@ SCHEMA = """
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- position = partition << 48 | offset. prev IS NULL: in the log, but not in history (a later copy of a send, or no
--- message). hash: the chain after this message, the u64 as SQLite's signed integer.
+-- message). hash: the chain after this message, the u64 as SQLite's signed integer. sender_tag: see log_rows.py.
 CREATE TABLE log (
     position INTEGER PRIMARY KEY, time INTEGER NOT NULL, channel BLOB NOT NULL, value BLOB NOT NULL,
-    prev INTEGER, hash INTEGER
+    prev INTEGER, hash INTEGER, sender_tag INTEGER
 );
-CREATE INDEX history ON log (channel) WHERE prev IS NOT NULL;
+CREATE INDEX history ON log (channel, position, sender_tag) WHERE prev IS NOT NULL;
 
 -- What retention must remember of what it removed: the next offsets, and the heads of channels with nothing left.
 CREATE TABLE partitions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from chatcore_ext.chain_hash import name_hash
-from chatcore_ext.constants import RecordKind
+from chatcore_ext.constants import RECORD_PREFIX_SIZE, RecordKind
 from chatcore_ext.log_view import LogView
 from chatcore_server.backends import LogRecord, Outcome
 from chatcore_server.embedded.database import PARTITION_SHIFT, signed
@@ -19,12 +19,13 @@ from chatcore_server.embedded.log_rows import (
     last_offset_before,
     offset_bounds,
     read_head,
+    sender_tag,
 )
 from chatcore_server.embedded.settings import EmbeddedSettings
 
 MESSAGE_KIND = bytes((RecordKind.RECORD_MESSAGE,))
 DIRECT_PREFIX = b"dm:"
-_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REPLAY = """
 SELECT position, time, channel, value, prev IS NOT NULL FROM log WHERE position > ? AND position < ?
 ORDER BY position LIMIT ?
@@ -32,13 +33,18 @@ ORDER BY position LIMIT ?
 _CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
 
 Append = tuple[bytes, bytes, object]    # channel, value, token
-Row = tuple[int, int, bytes, bytes, int | None, int | None]
+Row = tuple[int, int, bytes, bytes, int | None, int | None, int | None]
 
 
 def direct_players(channel: bytes) -> list[bytes]:
     """The two players of a private chat; none for every other channel."""
     parts = channel.split(b":")
     return parts[1:] if len(parts) == 3 and channel.startswith(DIRECT_PREFIX) else []
+
+
+def sender_of(value: bytes) -> bytes:
+    """From the value of a well-formed record."""
+    return value[RECORD_PREFIX_SIZE : RECORD_PREFIX_SIZE + value[RECORD_PREFIX_SIZE - 1]]
 
 
 class Placed(NamedTuple):
@@ -161,10 +167,10 @@ class LogWriter:
             chain = self._admit(partition, offset, now, channel, value)
             position = partition << PARTITION_SHIFT | offset
             if chain is None:
-                placed.rows.append((position, now, channel, value, None, None))
+                placed.rows.append((position, now, channel, value, None, None, None))
             else:
                 prev, hash = chain
-                placed.rows.append((position, now, channel, value, prev, signed(hash)))
+                placed.rows.append((position, now, channel, value, prev, signed(hash), sender_tag(sender_of(value))))
                 placed.sends.append((RecentSends.key(channel, value), offset))
                 if prev == 0:   # the first since the channel's head was last forgotten
                     placed.conversations.extend((player, channel) for player in direct_players(channel))

@@ -10,7 +10,7 @@ from chatcore_ext.chain_hash import name_hash
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import Conversation, ResumeState
 from chatcore_server.embedded.database import signed
-from chatcore_server.embedded.log_rows import count_unread, read_head
+from chatcore_server.embedded.log_rows import OFFSET_MASK, count_unread, read_head
 from chatcore_server.embedded.reader import Reader
 from chatcore_server.embedded.relations import read_blocks
 from chatcore_server.embedded.settings import EmbeddedSettings
@@ -81,7 +81,7 @@ class EmbeddedSessions:
             cursor = connection.execute(
                 "INSERT INTO read_marks VALUES (?, ?, ?)"
                 " ON CONFLICT (channel, player) DO UPDATE SET id = excluded.id WHERE id < excluded.id",
-                (channel, player, id),
+                (channel, player, min(id, OFFSET_MASK)),
             )
             return cursor.rowcount > 0
 
