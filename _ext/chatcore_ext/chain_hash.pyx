@@ -1,4 +1,5 @@
-"""The rolling hash by which a client proves order and completeness (docs/protocol.md, "Hash"). No defence against forgery."""
+"""The rolling hash by which a client proves order and completeness (docs/protocol.md, "Hash"). No defence against
+forgery."""
 
 
 def chain_hash(uint64_t previous, uint64_t id, bytes sender not None, bytes body not None):

@@ -1,6 +1,7 @@
 """The numbers of the wire protocol and the default limits, for C and, through constants.pyx, for Python.
 
-docs/protocol.md explains each; this is the one place where each is written. Never holds anything that changes at run time.
+docs/protocol.md explains each; this is the one place where each is written. Never holds anything that changes at run
+time.
 """
 
 cpdef enum FrameType:
@@ -33,7 +34,7 @@ cpdef enum DeliverFlag:
 
 cpdef enum SignalKind:
     SIGNAL_TYPING = 1        # body empty = typing, one byte 0 = stopped
-    SIGNAL_APPLICATION = 128 # 128-255 belong to the game
+    SIGNAL_APPLICATION = 128  # 128-255 belong to the game
 
 cpdef enum RecordKind:
     RECORD_MESSAGE = 1
@@ -42,7 +43,7 @@ cpdef enum RecordKind:
 cpdef enum:
     PROTOCOL_VERSION = 1
     HEADER_SIZE = 4            # bytes: u24 body length, u8 type
-    MAX_BODY_LENGTH = 0xFFFFFF # bytes a header can say
+    MAX_BODY_LENGTH = 0xFFFFFF  # bytes a header can say
     HELLO_PREFIX_SIZE = 8      # bytes: magic "chat", u8 version, 3 zero bytes
     SEND_PREFIX_SIZE = 13      # bytes: u64 seq, u32 channel, u8 flags
     ACK_SIZE = 24              # bytes: u64 seq, u64 id, u64 time
@@ -58,12 +59,13 @@ cpdef enum:
     RECORD_VERSION = 1
 
     MAX_NAME_SIZE = 64         # bytes of a player's, room's or group's name: fits one length byte and a log line
-    MAX_CHANNEL_NAME_SIZE = 132 # bytes: "dm:" + two names + ":"; every other kind is shorter
-    MAX_SIGNAL_BODY_SIZE = 128 # bytes: a signal is a hint, not a message
+    MAX_CHANNEL_NAME_SIZE = 132  # bytes: "dm:" + two names + ":"; every other kind is shorter
+    MAX_SIGNAL_BODY_SIZE = 128  # bytes: a signal is a hint, not a message
 
     # A sender may have this many unacknowledged seqs; see docs/protocol.md, "Sending". The replay window is wider.
     MAX_UNACKED_SENDS = 128
-    REPLAY_WINDOW_BITS = 256   # seqs per (session, partition) that a reader remembers; RFC 6479 keeps one word in reserve
+    # Seqs per (session, partition) that a reader remembers; RFC 6479 keeps one word in reserve.
+    REPLAY_WINDOW_BITS = 256
 
     DEFAULT_MAX_FRAME_SIZE = 4096           # bytes of one inbound frame body: a chat line, not a file
     DEFAULT_MAX_PENDING_SIZE = 262144       # bytes unsent per connection: seconds of a busy room on a slow line

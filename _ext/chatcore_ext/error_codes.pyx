@@ -1,4 +1,5 @@
-"""The stable error codes that clients see: their names and default flags. Never decides which code a situation deserves."""
+"""The stable error codes that clients see: their names and default flags. Never decides which code a situation
+deserves."""
 
 # The one table: (code, name, default flags). docs/protocol.md says what each means.
 _CODES = (

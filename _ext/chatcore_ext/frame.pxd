@@ -1,7 +1,7 @@
 """Frames as bytes: cutting a stream into frames, and writing and reading the fixed layouts of docs/protocol.md.
 
-All of it is C without the GIL. Callers own every buffer; the `write_*` functions need the room that the matching `*_SIZE`
-constants and lengths say, and return the place after what they wrote.
+All of it is C without the GIL. Callers own every buffer; the `write_*` functions need the room that the matching
+`*_SIZE` constants and lengths say, and return the place after what they wrote.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -93,8 +93,8 @@ cdef struct Frame:
     uint32_t body_len
     const uint8_t* body
 
-# Takes the next frame from [cursor[0], end) and moves the cursor past it. FRAME_NEED_MORE: everything up to end was taken in.
-# A header that says more than max_body gives ERROR_FRAME_TOO_LARGE before any memory is allocated for it;
+# Takes the next frame from [cursor[0], end) and moves the cursor past it. FRAME_NEED_MORE: everything up to end was
+# taken in. A header that says more than max_body gives ERROR_FRAME_TOO_LARGE before any memory is allocated for it;
 # ERROR_OVERLOADED: no memory. After an error the stream cannot go on.
 cdef int next_frame(
     FrameAssembler* assembler, const uint8_t** cursor, const uint8_t* end, uint32_t max_body, Frame* frame
@@ -157,7 +157,8 @@ cdef uint8_t* write_error_body(
 ) noexcept nogil
 
 
-# ---- Reading ----------------------------------------------------------------------------------------------------------
+# ---- Reading
+# ----------------------------------------------------------------------------------------------------------
 
 cdef struct SendFields:
     uint64_t seq

@@ -5,6 +5,7 @@ MAGIC: Final[bytes]
 
 class FrameError(ValueError):
     """The bytes break the protocol. `code` is an ErrorCode; the connection can not go on."""
+
     code: int
     frames: list[tuple[int, bytes]]
     def __init__(self, code: int, detail: str, frames: Iterable[tuple[int, bytes]] = ()) -> None: ...
@@ -14,8 +15,9 @@ class FrameParser:
     """Cuts a byte stream into frames, however it was split. One per connection; keeps only the unfinished frame."""
     def __init__(self, max_body: int = 0xFFFFFF) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
-        """The frames that are now whole, as (type, body). Raises FrameError (frame_too_large) before anything is allocated;
-        the whole frames of this call that came before the bad one are in the error's `frames`. After an error every call raises it again."""
+        """The frames that are now whole, as (type, body). Raises FrameError (frame_too_large) before anything is
+        allocated; the whole frames of this call that came before the bad one are in the error's `frames`. After an
+        error every call raises it again."""
     @property
     def pending(self) -> int:
         """Bytes held of an unfinished frame."""
@@ -25,7 +27,9 @@ def encode_hello(version: int, options: bytes) -> bytes: ...
 def encode_send(seq: int, channel: int, flags: int, body: bytes) -> bytes: ...
 def encode_ack(seq: int, id: int, time: int) -> bytes: ...
 def encode_refused(seq: int, error: bytes) -> bytes: ...
-def encode_deliver(channel: int, flags: int, id: int, prev: int, hash: int, time: int, sender: bytes, body: bytes) -> bytes: ...
+def encode_deliver(
+    channel: int, flags: int, id: int, prev: int, hash: int, time: int, sender: bytes, body: bytes
+) -> bytes: ...
 def encode_signal(channel: int, kind: int, sender: bytes, body: bytes) -> bytes: ...
 def encode_gap(channel: int, first: int, last: int) -> bytes: ...
 def encode_request(request_id: int, operation: int, body: bytes) -> bytes: ...
@@ -36,14 +40,14 @@ def encode_error(code: int, flags: int, retry_after_ms: int, message: bytes) -> 
     """An error body; the name comes from the code."""
 
 # Each takes a frame's body and raises FrameError (malformed_frame) if it is too short or inconsistent.
-def decode_hello(body: bytes) -> tuple[int, bytes]: ...                                   # version, options
-def decode_send(body: bytes) -> tuple[int, int, int, bytes]: ...                          # seq, channel, flags, body
-def decode_ack(body: bytes) -> tuple[int, int, int]: ...                                  # seq, id, time
-def decode_refused(body: bytes) -> tuple[int, bytes]: ...                                 # seq, error body
-def decode_deliver(body: bytes) -> tuple[int, int, int, int, int, int, bytes, bytes]: ... # as encode_deliver
-def decode_signal(body: bytes) -> tuple[int, int, bytes, bytes]: ...                      # channel, kind, sender, body
+def decode_hello(body: bytes) -> tuple[int, bytes]: ...  # version, options
+def decode_send(body: bytes) -> tuple[int, int, int, bytes]: ...  # seq, channel, flags, body
+def decode_ack(body: bytes) -> tuple[int, int, int]: ...  # seq, id, time
+def decode_refused(body: bytes) -> tuple[int, bytes]: ...  # seq, error body
+def decode_deliver(body: bytes) -> tuple[int, int, int, int, int, int, bytes, bytes]: ...  # as encode_deliver
+def decode_signal(body: bytes) -> tuple[int, int, bytes, bytes]: ...  # channel, kind, sender, body
 def decode_gap(body: bytes) -> tuple[int, int, int]: ...
-def decode_request(body: bytes) -> tuple[int, int, bytes]: ...                            # request id, operation, body
+def decode_request(body: bytes) -> tuple[int, int, bytes]: ...  # request id, operation, body
 def decode_reply(body: bytes) -> tuple[int, bytes]: ...
 def decode_goaway(body: bytes) -> tuple[int, int]: ...
-def decode_error(body: bytes) -> tuple[int, int, int, str, str]: ...                      # code, flags, retry after, name, message
+def decode_error(body: bytes) -> tuple[int, int, int, str, str]: ...  # code, flags, retry after, name, message

@@ -1,6 +1,8 @@
-"""Frames as bytes, for C (frame.pxd) and for Python: the parser of a stream, and one encode/decode pair for each fixed layout.
+"""Frames as bytes, for C (frame.pxd) and for Python: the parser of a stream, and one encode/decode pair for each
+fixed layout.
 
-Never looks into MessagePack bodies, keeps no state but an unfinished frame, and decides nothing about what a frame means.
+Never looks into MessagePack bodies, keeps no state but an unfinished frame, and decides nothing about what a frame
+means.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -31,7 +33,9 @@ cdef enum:
 
 # ---- Cutting a stream into frames --------------------------------------------------------------------------------
 
-cdef inline uint32_t _take(FrameAssembler* assembler, const uint8_t** cursor, const uint8_t* end, uint32_t wanted) noexcept nogil:
+cdef inline uint32_t _take(
+    FrameAssembler* assembler, const uint8_t** cursor, const uint8_t* end, uint32_t wanted
+) noexcept nogil:
     """Move bytes from the cursor into `partial` until it holds `wanted`. Returns how many are still missing."""
     cdef uint32_t missing = wanted - assembler.partial_len
     cdef size_t there = end - cursor[0]
@@ -116,7 +120,8 @@ cdef void assembler_clear(FrameAssembler* assembler) noexcept nogil:
 
 
 class FrameError(ValueError):
-    """The bytes break the protocol: `code` is an ErrorCode, `frames` the whole frames that came before in the same call."""
+    """The bytes break the protocol: `code` is an ErrorCode, `frames` the whole frames that came before in the same
+    call."""
 
     def __init__(self, code, detail, frames=()):
         super().__init__(detail)

@@ -1,4 +1,5 @@
-"""The value of a log record as C: u8 version, u8 kind, u64 session, u64 seq, u64 time, u8 sender length, sender, body."""
+"""The value of a log record as C: u8 version, u8 kind, u64 session, u64 seq, u64 time, u8 sender length, sender,
+body."""
 
 from libc.stdint cimport uint8_t, uint64_t
 

@@ -37,7 +37,9 @@ cdef int read_record(const uint8_t* value, size_t size, RecordFields* fields) no
     return 0
 
 
-def encode_record(uint8_t kind, uint64_t session, uint64_t seq, uint64_t time, bytes sender not None, bytes body not None):
+def encode_record(
+    uint8_t kind, uint64_t session, uint64_t seq, uint64_t time, bytes sender not None, bytes body not None
+):
     cdef RecordFields fields
     cdef bytes value
     if len(sender) > 255:

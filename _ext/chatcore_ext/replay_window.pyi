@@ -7,7 +7,8 @@ class ReplayWindow:
     """Which sends of which sessions one reader of the log has seen (RFC 6479, per session and partition).
 
     Time is the log's: per partition, the largest time of its records so far. A copy within `window_ms` of the first is
-    always recognised. What a partition's records are told depends on that partition's records of the last `replay_ms` only.
+    always recognised. What a partition's records are told depends on that partition's records of the last `replay_ms`
+    only.
     """
     def __new__(cls, window_ms: int = ...) -> Self:
         """Raises ValueError for 0."""

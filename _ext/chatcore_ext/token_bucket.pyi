@@ -4,7 +4,8 @@ NEVER: Final[int]
 
 @final
 class TokenBucket:
-    """Lets `rate_per_second` events through on average, and `burst` at once. Starts full. Has no clock: each call says the time.
+    """Lets `rate_per_second` events through on average, and `burst` at once. Starts full. Has no clock: each call
+    says the time.
 
     RFC 2697, section 3, with one rate. Raises ValueError for a negative rate, or a burst below 1.
     """

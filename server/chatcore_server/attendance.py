@@ -79,6 +79,7 @@ class Attendance:
             self._detached[session] = (player, channels)
 
     def settled(self, session: int) -> None:
-        """The session has resumed and is in its channels again, or has expired: what it is no longer in, it has left."""
+        """The session has resumed and is in its channels again, or has expired: what it is no longer in, it has
+        left."""
         player, channels = self._detached.pop(session, (b"", frozenset()))
         self.departed(player, channels)

@@ -55,7 +55,8 @@ class TicketSigner:
         grants: ChannelSet | None,
         checked: Iterable[bytes],
     ) -> tuple[bytes, int]:
-        """The ticket and for how many ms it will work. It names as many of the `checked` channels as there is room for."""
+        """The ticket and for how many ms it will work. It names as many of the `checked` channels as there is room
+        for."""
         expires_ms = min(now_ms + self.lifetime_ms, token_expires_ms)
         packed_grants = None if grants is None else b"".join(sorted(grants))
         room = MAX_TICKET_SIZE - _MAC_SIZE - _PAYLOAD_OVERHEAD - len(player) - len(packed_grants or b"")

@@ -171,9 +171,7 @@ async def test_many_look_ups_at_once(backends: Backends) -> None:
     sender = Sender(backends)
     channels = [unique("room:") for _ in range(30)]
     outcomes = {channel: (await sender.send(channel, b"one"))[0] for channel in channels}
-    await eventually_answers(
-        lambda: backends.history.heads(channels), lambda heads: all(head.id for head in heads)
-    )
+    await eventually_answers(lambda: backends.history.heads(channels), lambda heads: all(head.id for head in heads))
     answers = await asyncio.gather(*(backends.history.after(channel, 0, 5) for channel in channels * 5))
     assert [[entry.id for entry in answer] for answer in answers] == [
         [outcomes[channel].offset] for channel in channels * 5

@@ -29,7 +29,7 @@ def run_and_kill(folder: Path, after_s: float, after_lines: int) -> list[list[st
     assert child.stdout is not None
     lines = [child.stdout.readline() for _ in range(after_lines)]
     assert all(lines), "the child ended by itself"
-    time.sleep(after_s)      # the moment of the kill is what this test varies; nothing is waited for
+    time.sleep(after_s)  # the moment of the kill is what this test varies; nothing is waited for
     child.send_signal(signal.SIGKILL)
     lines += child.stdout.read().splitlines(keepends=True)
     child.stdout.close()

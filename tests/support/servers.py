@@ -82,7 +82,8 @@ async def _make_server(settings: ServerSettings) -> Server:
 
 
 class ServerProcess:
-    """`chatcore serve` as a child process. After `kill` or `terminate`, `start` continues on the same folder and port."""
+    """`chatcore serve` as a child process. After `kill` or `terminate`, `start` continues on the same folder and
+    port."""
 
     def __init__(self, folder: Path, config: str = "") -> None:
         self.folder = folder

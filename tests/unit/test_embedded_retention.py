@@ -25,7 +25,7 @@ CODE = ErrorCode.ERROR_INTERNAL
 WINDOW_MS = 1_000
 IDLE_MS = 20_000
 AGE_MS = 5_000
-KEPT_MS = LogView(window_ms=WINDOW_MS).replay_ms + WINDOW_MS    # for readers that start
+KEPT_MS = LogView(window_ms=WINDOW_MS).replay_ms + WINDOW_MS  # for readers that start
 assert KEPT_MS < AGE_MS
 
 
@@ -39,8 +39,12 @@ class Clock:
 
 def quick(**changes: int) -> EmbeddedSettings:
     values: dict[str, int] = {
-        "retention_age_ms": AGE_MS, "retention_size_bytes": 0, "replay_window_ms": WINDOW_MS, "chain_idle_ms": IDLE_MS,
-        "trim_interval_ms": 1, "trim_step_records": 10,
+        "retention_age_ms": AGE_MS,
+        "retention_size_bytes": 0,
+        "replay_window_ms": WINDOW_MS,
+        "chain_idle_ms": IDLE_MS,
+        "trim_interval_ms": 1,
+        "trim_step_records": 10,
     }
     return EmbeddedSettings(synchronous="normal", **(values | changes))
 
@@ -232,7 +236,7 @@ async def play(folder: Path, script: list[tuple[str | int, ...]]) -> None:
         for channel in CHANNELS:
             expected = players.expected[channel]
             found = [(entry.id, entry.prev, entry.hash) for entry in await store.history.after(channel, 0, 500)]
-            assert found == expected[len(expected) - len(found):]
+            assert found == expected[len(expected) - len(found) :]
     finally:
         await store.close()
 

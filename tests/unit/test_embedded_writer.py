@@ -22,8 +22,12 @@ CODE = ErrorCode.ERROR_INTERNAL
 @pytest_asyncio.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
     settings = EmbeddedSettings(
-        max_queued_records=100, max_queued_bytes=50_000, max_batch_records=30, retry_ms=20,
-        lookup_timeout_ms=60, write_timeout_ms=60,
+        max_queued_records=100,
+        max_queued_bytes=50_000,
+        max_batch_records=30,
+        retry_ms=20,
+        lookup_timeout_ms=60,
+        write_timeout_ms=60,
     )
     opened = EmbeddedStore(tmp_path, settings)
     await opened.open()
@@ -170,7 +174,9 @@ async def test_a_change_that_raises_takes_only_itself_back(store: EmbeddedStore)
     stall, task = await stall_writer(store)
     token = sender.append(b"room:x", sender.record(b"kept"))
     results = asyncio.gather(
-        store.relations.block(b"ann", b"bob"), store._writer.change(spoil, CODE), store.relations.block(b"ann", b"eve"),
+        store.relations.block(b"ann", b"bob"),
+        store._writer.change(spoil, CODE),
+        store.relations.block(b"ann", b"eve"),
         return_exceptions=True,
     )
     await asyncio.sleep(0)

@@ -1,5 +1,6 @@
 """The frame parser, however the stream is cut, and each fixed layout, against the slow oracle."""
 
+import itertools
 import random
 import tracemalloc
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def feed_all(parser: FrameParser, pieces: list[bytes]) -> list[tuple[int, bytes]
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     bounds = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [stream[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 # Cutting

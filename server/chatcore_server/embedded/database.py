@@ -12,13 +12,13 @@ from typing import Literal
 
 FILE_NAME = "chatcore.sqlite3"
 LOCK_NAME = "chatcore.lock"
-APPLICATION_ID = 0x63686174      # "chat"; SQLite's file format, section 1.3.16
+APPLICATION_ID = 0x63686174  # "chat"; SQLite's file format, section 1.3.16
 SCHEMA_VERSION = 1
-OLDEST_SQLITE = (3, 38, 0)       # the first whose JSON functions are always there; log_rows.py says what for
-PARTITION_SHIFT = 48             # a record's rowid is partition << 48 | offset; 2^48 offsets last for centuries
-CACHE_KIB = 65_536               # the writer's page cache: the index leaves of a few thousand busy channels
-CHECKPOINT_PAGES = 4_000         # 16 MiB of write-ahead log between checkpoints: index leaves are rewritten less often
-JOURNAL_LIMIT = 64 << 20         # bytes of write-ahead log file that are kept after a burst
+OLDEST_SQLITE = (3, 38, 0)  # the first whose JSON functions are always there; log_rows.py says what for
+PARTITION_SHIFT = 48  # a record's rowid is partition << 48 | offset; 2^48 offsets last for centuries
+CACHE_KIB = 65_536  # the writer's page cache: the index leaves of a few thousand busy channels
+CHECKPOINT_PAGES = 4_000  # 16 MiB of write-ahead log between checkpoints: index leaves are rewritten less often
+JOURNAL_LIMIT = 64 << 20  # bytes of write-ahead log file that are kept after a burst
 
 SCHEMA = """
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -147,7 +147,7 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-        return      # new, or its creation was cut short before the tables were there
+        return  # new, or its creation was cut short before the tables were there
     if application_id != APPLICATION_ID:
         raise EmbeddedStoreError(
             f"{path} is a SQLite file of another program", "Move it away or name another data folder"

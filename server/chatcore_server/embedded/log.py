@@ -24,7 +24,7 @@ class _Tail:
 
     def __init__(self, on_records: OnRecords, partitions: int) -> None:
         self._on_records = on_records
-        self._last = [0] * partitions       # the offset handed over last
+        self._last = [0] * partitions  # the offset handed over last
         self._held: list[list[LogRecord]] | None = None
         self.live = False
 
@@ -53,7 +53,7 @@ class _Tail:
 
     def hand_over(self, partition: int, records: list[LogRecord]) -> None:
         last = self._last[partition]
-        if records and records[0].offset <= last:   # a replay saw these before they were reported
+        if records and records[0].offset <= last:  # a replay saw these before they were reported
             records = [record for record in records if record.offset > last]
         if not records:
             return
@@ -76,7 +76,7 @@ class EmbeddedLog:
         self._callbacks: list[Callable[[list[Outcome]], None]] = []
         self._tails: list[_Tail] = []
         self._closed = False
-        self.epoch = ""         # the store sets it when it opens
+        self.epoch = ""  # the store sets it when it opens
 
     @property
     def partitions(self) -> int:

@@ -36,8 +36,8 @@ _HEAD = """
 SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL ORDER BY position DESC LIMIT 1
 """
 _TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
-# Answered by the index alone: looking each sender up in its row took 1.6 ms for a thousand, this takes 0.1 ms (measured),
-# and after a restart everybody logs in at once.
+# Answered by the index alone: looking each sender up in its row took 1.6 ms for a thousand, this takes 0.1 ms
+# (measured), and after a restart everybody logs in at once.
 _UNREAD = """
 SELECT count(*) FROM (
     SELECT 1 FROM log WHERE channel = ? AND prev IS NOT NULL AND position > ? AND sender_tag <> ? LIMIT ?)

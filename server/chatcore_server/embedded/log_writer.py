@@ -32,7 +32,7 @@ ORDER BY position LIMIT ?
 """
 _CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
 
-Append = tuple[bytes, bytes, object]    # channel, value, token
+Append = tuple[bytes, bytes, object]  # channel, value, token
 Row = tuple[int, int, bytes, bytes, int | None, int | None, int | None]
 
 
@@ -150,7 +150,7 @@ class LogWriter:
         try:
             return self._view.place(partition, offset, now, channel, value)
         except ValueError:
-            return None     # malformed: every reader of the log passes over it alike
+            return None  # malformed: every reader of the log passes over it alike
 
     def place(self, connection: sqlite3.Connection, appends: list[Append]) -> Placed:
         """Offsets, times, prevs and hashes for a batch; the caller inserts it by `insert` or calls `discard`."""
@@ -172,7 +172,7 @@ class LogWriter:
                 prev, hash = chain
                 placed.rows.append((position, now, channel, value, prev, signed(hash), sender_tag(sender_of(value))))
                 placed.sends.append((RecentSends.key(channel, value), offset))
-                if prev == 0:   # the first since the channel's head was last forgotten
+                if prev == 0:  # the first since the channel's head was last forgotten
                     placed.conversations.extend((player, channel) for player in direct_players(channel))
             placed.outcomes.append(Outcome(token, partition, offset, now))
             placed.records.setdefault(partition, []).append(LogRecord(offset, now, channel, value))

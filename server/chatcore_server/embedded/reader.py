@@ -15,7 +15,7 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 
 T = TypeVar("T")
 
-MAX_BATCH_S = 0.002     # answers wait no longer than this for others to share one wake-up of the loop
+MAX_BATCH_S = 0.002  # answers wait no longer than this for others to share one wake-up of the loop
 _Lookup = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", ErrorCode]
 _Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
 
@@ -76,7 +76,7 @@ class Reader:
         self, work: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]", code: ErrorCode
     ) -> _Answer:
         if future.done():
-            return future, None, None   # nobody waits for it any more
+            return future, None, None  # nobody waits for it any more
         try:
             return future, work(self._connection), None
         except sqlite3.Error as error:
@@ -88,7 +88,7 @@ class Reader:
         try:
             self._loop.call_soon_threadsafe(self._deliver, answers)
         except RuntimeError:
-            pass    # the loop is closed: nobody waits
+            pass  # the loop is closed: nobody waits
 
     def _deliver(self, answers: list[_Answer]) -> None:
         """Loop thread."""

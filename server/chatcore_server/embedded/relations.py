@@ -155,7 +155,7 @@ def _change_role(connection: sqlite3.Connection, group: bytes, player: bytes, ro
         return False
     old = _role(connection, group, player)
     if old == OWNER:
-        return True     # a group always has one owner: the place changes by giving it to somebody else, or by leaving
+        return True  # a group always has one owner: the place changes by giving it to somebody else, or by leaving
     if role == OWNER:
         connection.execute("UPDATE members SET role = ? WHERE channel = ? AND role = ?", (OFFICER, group, OWNER))
     if old:

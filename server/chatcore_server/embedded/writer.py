@@ -77,14 +77,14 @@ class Writer:
         self._settings = settings
         self._on_report = on_report
         self._queue: SimpleQueue[Any] = SimpleQueue()
-        self._n_queued = 0          # loop thread only, as the two below
+        self._n_queued = 0  # loop thread only, as the two below
         self._queued_bytes = 0
         self._accepting = False
         self._pending = Pending(settings.write_timeout_ms)
         self._log = LogWriter(settings, clock)
         self._retention = Retention(settings)
         self._thread: threading.Thread | None = None
-        self._failing_until = 0.0   # time.monotonic(): until then batches fail without asking the disk
+        self._failing_until = 0.0  # time.monotonic(): until then batches fail without asking the disk
         self._trim_at = 0.0
 
     def start(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
@@ -107,7 +107,7 @@ class Writer:
         self._queue.put(_STOP)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
-        await asyncio.sleep(0)      # the last report was scheduled before the thread ended
+        await asyncio.sleep(0)  # the last report was scheduled before the thread ended
         self._pending.close()
 
     async def drain(self) -> None:
@@ -220,7 +220,7 @@ class Writer:
     def _apply(self, connection: sqlite3.Connection, change: Change) -> None:
         """A change that fails by itself takes only itself back; one that the disk fails takes the batch with it."""
         if change.future.done():
-            return      # timed out or cancelled in the queue: nobody waits for it
+            return  # timed out or cancelled in the queue: nobody waits for it
         connection.execute("SAVEPOINT change")
         try:
             change.result = change.work(connection)
@@ -251,7 +251,7 @@ class Writer:
         try:
             self._loop.call_soon_threadsafe(self._deliver, report)
         except RuntimeError:
-            pass    # the loop is closed: nobody is left to be told
+            pass  # the loop is closed: nobody is left to be told
 
     def _deliver(self, report: Report) -> None:
         """Loop thread."""

@@ -1,4 +1,5 @@
-"""The protocol's fixed layouts and FNV-1a, slowly and obviously: struct and loops, written from docs/protocol.md alone."""
+"""The protocol's fixed layouts and FNV-1a, slowly and obviously: struct and loops, written from docs/protocol.md
+alone."""
 
 import struct
 
