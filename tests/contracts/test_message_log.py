@@ -131,7 +131,7 @@ async def test_replay_then_live_without_gap_or_repetition(backends: Backends) ->
         for _ in range(rounds):
             for channel in channels:
                 value = sender.record(b"")
-                sender.append(channel, value)
+                await sender.append_when_there_is_room(channel, value)
                 sent[channel].append(value)
             await asyncio.sleep(0)
 
@@ -181,9 +181,24 @@ async def test_one_receiver_s_failure_is_not_another_s(backends: Backends) -> No
 async def test_close_waits_for_every_outcome(backends: Backends) -> None:
     sender = Sender(backends)
     channel = unique("room:")
-    tokens = [sender.append(channel, sender.record(b"")) for _ in range(2_000)]
+    tokens = [sender.append(channel, sender.record(b"")) for _ in range(500)]
     await backends.log.close()
     assert set(sender.outcomes) == set(tokens)
+
+
+async def test_a_full_queue_refuses_and_loses_nothing(backends: Backends) -> None:
+    sender = Sender(backends)
+    channel = unique("room:")
+    value = sender.record(b"x" * 1_000)
+    tokens: list[object] = []
+    with pytest.raises(LogFull):
+        while len(tokens) < 1_000_000:
+            tokens.append(sender.append(channel, value))
+    assert tokens
+    for token in tokens:
+        assert (await sender.outcome(token)).code == 0
+    await sender.send(channel, b"there is room again")
+    assert len(sender.outcomes) == len(tokens) + 1
 
 
 async def test_a_closed_log_takes_nothing_in(backends: Backends) -> None:

@@ -3,6 +3,7 @@
 To put another implementation under the contracts, subclass `Deployment` and add it to `DEPLOYMENTS`.
 """
 
+import asyncio
 import itertools
 import secrets
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chatcore_ext.record import encode_record
-from chatcore_server.backends import History, LogRecord, MessageLog, Outcome, Relations, SessionStore
+from chatcore_server.backends import History, LogFull, LogRecord, MessageLog, Outcome, Relations, SessionStore
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
 from support.eventually import eventually
 
@@ -34,7 +35,10 @@ class Backends(Protocol):
 
 
 class Deployment(ABC):
-    """Data that outlives the connections to it. `clock_skew_ms`: how far its times may be from this machine's."""
+    """Data that outlives the connections to it. `clock_skew_ms`: how far its times may be from this machine's.
+
+    Configure small bounds (pages, batches, a queue of a few thousand records), so that the suites meet them.
+    """
 
     clock_skew_ms = 0
 
@@ -48,7 +52,9 @@ class Deployment(ABC):
 
 class EmbeddedDeployment(Deployment):
     def connect(self) -> Backends:
-        return EmbeddedStore(self.folder, EmbeddedSettings(page_records=7, max_batch_records=50))
+        return EmbeddedStore(
+            self.folder, EmbeddedSettings(page_records=7, max_batch_records=100, max_queued_records=2_000)
+        )
 
 
 DEPLOYMENTS: dict[str, type[Deployment]] = {"embedded": EmbeddedDeployment}
@@ -87,6 +93,13 @@ class Sender:
         token = (self._identity, next(self._tokens))
         self._backends.log.append(channel, value, token)
         return token
+
+    async def append_when_there_is_room(self, channel: bytes, value: bytes) -> object:
+        while True:
+            try:
+                return self.append(channel, value)
+            except LogFull:
+                await asyncio.sleep(0.001)
 
     async def outcome(self, token: object) -> Outcome:
         await eventually(lambda: token in self.outcomes, f"the outcome of {token}")
