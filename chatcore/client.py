@@ -93,6 +93,7 @@ class Client:
         self._failure: ChatError | None = None
         self._wake = asyncio.Event()
         self._attempt = 0  # connections since the last WELCOME
+        self._refusal: ChatError | None = ConnectionLost()  # of the first attempt; None once there was a WELCOME
         self._at_least_ms = 0  # what the server asked to wait before the next one
 
     # Life
@@ -284,6 +285,8 @@ class Client:
         try:
             while True:
                 await self._serve(reader)
+                if self._refusal is not None:
+                    raise self._refusal
                 reader = await self._come_back()
         except ChatError as error:
             self._fail(error)
@@ -382,9 +385,12 @@ class Client:
         if isinstance(event, Connected):
             self._ready.set()
             self._attempt = 0
+            self._refusal = None
         elif isinstance(event, Draining):
             self._at_least_ms = random.randint(0, event.reconnect_window_ms)
         elif isinstance(event, ConnectionClosed) and event.error is not None:
+            if self._refusal is not None:
+                self._refusal = event.error
             self._at_least_ms = max(self._at_least_ms, event.error.retry_after_ms)
 
     def _flush(self) -> None:
@@ -425,10 +431,10 @@ class Client:
 
     async def _or_failure(self, waited: Awaitable[object]) -> None:
         """Wait, but not beyond the client's end."""
-        self._check_failure()
         waiting = asyncio.ensure_future(waited)
         assert self._task is not None
         try:
+            self._check_failure()
             await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()

@@ -155,9 +155,9 @@ def make_authenticator(settings: ServerSettings, secret: bytes) -> Authenticator
     if not keys:
         if not is_loopback(settings.host):
             raise SettingsError(
-                f"refusing to listen on {settings.host} with the development secret: everybody who reads the data"
-                " folder could be any player. Set authentication.secret_file (HS256) or"
-                " authentication.public_key_file (EdDSA), or listen on 127.0.0.1"
+                f"refusing to listen on {settings.host} with the development secret: who reads the data folder could be"
+                " any player. Set authentication.secret_file (HS256) or authentication.public_key_file (EdDSA), or"
+                " listen on 127.0.0.1"
             )
         keys["HS256"] = development_token_key(secret)
     return Authenticator(keys)

@@ -49,11 +49,8 @@ class Requests:
             error = RequestError(f"there is no operation {operation}", code=ErrorCode.ERROR_UNKNOWN_OPERATION)
             self._context.outbox.fail(connection, request_id, error)
             return
-        except (
-            msgspec.DecodeError,
-            TypeError,
-            UnicodeDecodeError,
-        ) as problem:  # TypeError: no body where keys are required
+        except (msgspec.DecodeError, TypeError, UnicodeDecodeError) as problem:
+            # TypeError: there is no body, and the request has keys without a default.
             self._context.outbox.fail(connection, request_id, RequestError(str(problem)))
             return
         self._enqueue(caller, handler, request)
