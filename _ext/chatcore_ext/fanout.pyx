@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport arena_extend
-from chatcore_ext.output cimport output_append, output_reserve
+from chatcore_ext.output cimport PREFETCH, output_append, output_reserve
 from chatcore_ext.tables cimport STATE_READY, Member
 
 
@@ -11,6 +11,7 @@ cdef enum:
     # Bytes reserved when a channel's frames of one turn turn out not to lie together: doubles up to the largest.
     MIN_EXTENT = 1024
     MAX_EXTENT = 32768
+    AHEAD = 8                  # members whose connections are on their way from memory while one is worked on
 
 
 cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noexcept nogil:
@@ -53,6 +54,8 @@ cdef unsigned int fan_out(
     while member != end:
         connection = member.connection
         member += 1
+        if end - member > AHEAD:
+            PREFETCH(member[AHEAD].connection)
         if connection.state != STATE_READY or connection == excepted:
             continue
         if stamp and connection.session.player.stamp == stamp:

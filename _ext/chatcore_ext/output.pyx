@@ -283,6 +283,7 @@ cdef void flush_sockets(Output* output) noexcept nogil:
     output.dirty = NULL
     while connection != NULL:
         following = connection.next_dirty
+        PREFETCH(following)
         if connection.transport != NULL:
             connection.next_dirty = output.transports
             output.transports = connection

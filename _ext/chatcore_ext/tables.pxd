@@ -70,6 +70,7 @@ cdef struct Connection:
     Deadline deadline          # hello, heartbeat or closing, by state
     Bucket bucket
     FrameAssembler assembler
+    unsigned long long padding  # to three whole cache lines, so that the next connection begins one too
 
 
 # What has a name begins with this. The name is a bytes object: events and callbacks hand it out without a copy.
