@@ -59,6 +59,7 @@ def live_a_life(world: World, round_number: int) -> None:
     world.parsers.clear()
 
 
+@pytest.mark.resident_memory
 @pytest.mark.parametrize("kind", ["socket", "transport"])
 def test_memory_and_descriptors_are_given_back(kind: str) -> None:
     with World(kind) as world:
