@@ -1,15 +1,17 @@
 """Servers on loopback for the functional tests, on both engines."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from support.raw import RawClient
 from support.servers import LocalServer
 
 StartServer = Callable[..., LocalServer]
+OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]
 
 
 @pytest.fixture(params=["epoll", "transport"])
@@ -34,3 +36,17 @@ async def start_server(engine: str, tmp_path: Path) -> AsyncIterator[StartServer
 @pytest.fixture
 def server(start_server: StartServer) -> LocalServer:
     return start_server()
+
+
+@pytest_asyncio.fixture
+async def open_raw() -> AsyncIterator[OpenRaw]:
+    """Opens connections of single frames to a server; all are closed at the test's end."""
+    clients: list[RawClient] = []
+
+    async def open_one(server: LocalServer) -> RawClient:
+        clients.append(await RawClient.open(server.port))
+        return clients[-1]
+
+    yield open_one
+    for client in clients:
+        await client.close()
