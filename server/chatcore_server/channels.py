@@ -22,7 +22,7 @@ from chatcore.operations import (
     SyncReply,
     SyncRequest,
 )
-from chatcore_ext.constants import NO_ID, UNKNOWN_ID, DeliverFlag
+from chatcore_ext.constants import HASH_UNKNOWN, NO_ID, UNKNOWN_ID, DeliverFlag
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.attendance import Attendance
 from chatcore_server.backends import BackendUnavailable, Conversation, HistoryEntry
@@ -103,11 +103,11 @@ class Channels:
         return Empty()
 
     async def learn_heads(self, channels: Iterable[bytes]) -> None:
-        """Ask history for the heads that the log's tail has not told. Without an answer they stay unknown: chat goes
-        on.
+        """Ask history for what the log's tail has not told: heads, and the hashes of heads whose chain began before the
+        tail did. Without an answer they stay unknown: chat goes on.
         """
         hub = self._context.hub
-        unknown = [channel for channel in channels if hub.head(channel) is None]
+        unknown = [channel for channel in channels if not _is_whole(hub.head(channel))]
         if not unknown:
             return
         try:
@@ -246,6 +246,11 @@ class Channels:
                 if connection and connection != caller.connection:
                     self._context.outbox.event(connection, event)
         return Empty()
+
+
+def _is_whole(head: tuple[int, int] | None) -> bool:
+    """Both id and hash are known, or that there is no message."""
+    return head is not None and (head[0] == NO_ID or head[1] != HASH_UNKNOWN)
 
 
 def conversation_states(found: Iterable[Conversation]) -> dict[str, ConversationState]:
