@@ -33,6 +33,11 @@ cdef class TransportLink:
         self.hub.take_bytes(self.handle, self.hub.state.receive_buffer, nbytes)
         self.wake()
 
+    def data_received(self, data not None):
+        # asyncio's own loops read into a buffer only for subclasses of their BufferedProtocol.
+        self.hub.receive(self.handle, data)
+        self.wake()
+
     def eof_received(self):
         return False  # the transport closes itself
 
