@@ -15,9 +15,12 @@ class FrameParser:
     """Cuts a byte stream into frames, however it was split. One per connection; keeps only the unfinished frame."""
     def __init__(self, max_body: int = 0xFFFFFF) -> None: ...
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes]]:
-        """The frames that are now whole, as (type, body). Raises FrameError (frame_too_large) before anything is
-        allocated; the whole frames of this call that came before the bad one are in the error's `frames`. After an
-        error every call raises it again."""
+        """The frames that are now whole, as (type, body).
+
+        Raises FrameError (frame_too_large) by the header alone, before anything is allocated for the body; the whole
+        frames of this call that came before the bad one are in the error's `frames`. Without memory for a frame it is
+        FrameError (overloaded) or MemoryError. After an error the parser takes nothing more: every call raises its
+        code again."""
     @property
     def pending(self) -> int:
         """Bytes held of an unfinished frame."""
@@ -37,7 +40,7 @@ def encode_reply(request_id: int, body: bytes) -> bytes: ...
 def encode_failed(request_id: int, error: bytes) -> bytes: ...
 def encode_goaway(deadline_ms: int, reconnect_window_ms: int) -> bytes: ...
 def encode_error(code: int, flags: int, retry_after_ms: int, message: bytes) -> bytes:
-    """An error body; the name comes from the code."""
+    """An error body; the name comes from the code, the flags do not."""
 
 # Each takes a frame's body and raises FrameError (malformed_frame) if it is too short or inconsistent.
 def decode_hello(body: bytes) -> tuple[int, bytes]: ...  # version, options

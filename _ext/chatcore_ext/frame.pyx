@@ -158,15 +158,20 @@ cdef class FrameParser:
             return frames
         cursor = &view[0]
         end = cursor + view.shape[0]
-        while True:
+        # Stands until all of `data` is taken in: a MemoryError on the way loses frames, so nothing may follow them.
+        self._failed = ERROR_OVERLOADED
+        result = next_frame(&self._assembler, &cursor, end, self._max_body, &frame)
+        while result == FRAME_READY:
+            frames.append((frame.type, PyBytes_FromStringAndSize(<const char*>frame.body, frame.body_len)))
             result = next_frame(&self._assembler, &cursor, end, self._max_body, &frame)
-            if result == FRAME_READY:
-                frames.append((frame.type, PyBytes_FromStringAndSize(<const char*>frame.body, frame.body_len)))
-            elif result == FRAME_NEED_MORE:
-                return frames
-            else:
-                self._failed = result
-                raise FrameError(result, f"a frame's body has more than {self._max_body} bytes", frames)
+        if result == FRAME_NEED_MORE:
+            self._failed = 0
+            return frames
+        self._failed = result
+        assembler_clear(&self._assembler)
+        if result == ERROR_FRAME_TOO_LARGE:
+            raise FrameError(result, f"a frame's body has more than {self._max_body} bytes", frames)
+        raise FrameError(result, "there is no memory for an unfinished frame", frames)
 
     @property
     def pending(self):
@@ -194,11 +199,16 @@ cdef uint8_t* write_error_body(
 
 # ---- Encoding for Python ---------------------------------------------------------------------------------------------
 
+cdef int _check_body_size(Py_ssize_t size) except -1:
+    if size > MAX_BODY_LENGTH:
+        raise ValueError(f"a frame's body has at most {MAX_BODY_LENGTH} bytes")
+    return 0
+
+
 cdef bytes _new_frame(int frame_type, Py_ssize_t body_len, uint8_t** body):
     """A bytes object with its header written; `body` is set to where the body belongs."""
     cdef bytes frame
-    if body_len > MAX_BODY_LENGTH:
-        raise ValueError(f"a frame's body has at most {MAX_BODY_LENGTH} bytes")
+    _check_body_size(body_len)
     frame = PyBytes_FromStringAndSize(NULL, HEADER_SIZE + body_len)
     body[0] = write_header(<uint8_t*>PyBytes_AS_STRING(frame), frame_type, <uint32_t>body_len)
     return frame
@@ -306,7 +316,10 @@ def encode_goaway(uint32_t deadline_ms, uint32_t reconnect_window_ms):
 
 
 def encode_error(uint16_t code, uint8_t flags, uint32_t retry_after_ms, bytes message not None):
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, error_body_size(code, <uint32_t>len(message)))
+    cdef bytes body
+    # Before error_body_size, whose sum of 32 bits would overflow where this one cannot.
+    _check_body_size(ERROR_PREFIX_SIZE + <Py_ssize_t>strlen(error_name(code)) + len(message))
+    body = PyBytes_FromStringAndSize(NULL, error_body_size(code, <uint32_t>len(message)))
     write_error_body(
         <uint8_t*>PyBytes_AS_STRING(body), code, flags, retry_after_ms, message, <uint32_t>len(message)
     )
