@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -20,6 +21,7 @@ from chatcore_ext.frame import FrameParser, encode_hello, encode_signal
 from chatcore_ext.hub import EVENT_DISCONNECTED, EVENT_HELLO, Event, Hub
 from chatcore_ext.log_view import LogView
 from chatcore_ext.transport_link import TransportLink
+from support.eventually import eventually
 from support.hub_world import MAX_SERVER_BODY, encode_ping, error_of
 
 DEADLINE = 10.0  # seconds, for what takes milliseconds
@@ -111,7 +113,7 @@ async def converse(certificate: Path | None) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # so that a transport has to pause
     port = listener.getsockname()[1]
     server = await asyncio.get_running_loop().create_server(
-        lambda: TransportLink(shell.hub, shell.wake), sock=listener, ssl=server_side
+        lambda: cast(asyncio.BaseProtocol, TransportLink(shell.hub, shell.wake)), sock=listener, ssl=server_side
     )
     clients = [Client(*await asyncio.open_connection(HOST, port, ssl=client_side)) for _ in range(3)]
     numbers = set()
@@ -152,8 +154,7 @@ async def converse(certificate: Path | None) -> None:
     assert await clients[2].reader.read() == b""
     for client in clients:
         await client.close()
-    while shell.hub.counters()["connections"] > 0:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: shell.hub.counters()["connections"] == 0)
     shell.turn()
     ends = [event[4] for event in shell.events if event[0] == EVENT_DISCONNECTED]
     assert sorted(ends, key=str) == sorted([0, 0, ErrorCode.ERROR_FRAME_TOO_LARGE], key=str)
