@@ -13,7 +13,7 @@ class Reconnect(Struct, frozen=True, kw_only=True):
     `attempts` in a row without a WELCOME end the client; None: it never gives up.
     """
 
-    first_ms: int = 200
+    first_ms: int = 100
     limit_ms: int = 10_000
     attempts: int | None = None
 

@@ -1,4 +1,4 @@
-"""The asyncio client: moves the bytes of a ClientSession, reconnects, and offers its calls as coroutines.
+"""The asyncio client: reconnects a ClientSession, and offers its calls as coroutines.
 
 Works on plain asyncio and on uvloop. Keeps no rules of the protocol: those are session.py's.
 
@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import inspect
 import random
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -24,7 +23,16 @@ from msgspec import Struct
 
 from chatcore import operations
 from chatcore.backoff import Reconnect
-from chatcore.errors import AuthenticationError, ChatError, ConnectionLost, ProtocolError
+from chatcore.connection import Connection, now_ms
+from chatcore.errors import (
+    AuthenticationError,
+    BadTicket,
+    ChatError,
+    ConnectionLost,
+    LoggedOut,
+    ProtocolError,
+    SessionReplaced,
+)
 from chatcore.events import (
     Acknowledged,
     Connected,
@@ -39,11 +47,13 @@ from chatcore.events import (
 from chatcore.names import direct_channel, validate_channel, validate_player
 from chatcore.operations import ChannelRequest, Empty, MemberRequest, Operation, PlayerRequest, Role
 from chatcore.session import ClientSession
+from chatcore_ext.constants import UNKNOWN_ID, DeliverFlag, SignalKind
 
 DEFAULT_PORT = 7400
-READ_SIZE = 65536  # bytes asked of the socket at once
 MAX_QUEUED_EVENTS = 10_000  # above it the client stops reading until its user has caught up; TCP then slows the server
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0  # for what is still to be sent when the client is closed
+DRAIN_POLL_S = 0.05  # how often a client that is asked to leave looks whether its calls are answered
 HISTORY_PAGE = 50
 
 TokenSource = str | Callable[[], str | Awaitable[str]]
@@ -61,10 +71,12 @@ class Receipt(Struct, frozen=True):
 class Client:
     """One player's session with a chatcore server.
 
-    `token` is the player's JWT, or a callable that gets one (it may be a coroutine function, and it is called again
-    at every log-in, so that it can renew). Messages come by `async for message in client`; `events()` gives all that
-    happens, `ConnectionClosed` and `Connected` included. Use one of both iterations at a time. Calls wait through
-    reconnects; they raise ChatError subclasses, ConnectionLost once the client is closed or has given up.
+    `token` is the player's JWT, or a callable that gets one (it may be a coroutine function). It is called at every
+    log-in, so that it can renew, and once more if the server refuses what it gave. Messages come by `async for message
+    in client`; `events()` gives all that happens, `ConnectionClosed` and `Connected` included. Use one of the two, one
+    at a time, and do use it: nothing is dropped, so a client whose events nobody takes stops reading at last.
+
+    Calls wait through reconnects; they raise ChatError subclasses, ConnectionLost once the client is closed.
     """
 
     def __init__(
@@ -73,7 +85,7 @@ class Client:
         port: int = DEFAULT_PORT,
         *,
         token: TokenSource,
-        name: str = "chatcore-python",
+        name: str = "chatcore-python/0.1",
         reconnect: Reconnect | None = None,
     ) -> None:
         self._host = host
@@ -81,20 +93,21 @@ class Client:
         self._token = token
         self._reconnect = reconnect or Reconnect()
         self._session = ClientSession(client=name)
+        self._connection: Connection | None = None
         self._requests: dict[int, asyncio.Future[bytes]] = {}
         self._sends: dict[int, asyncio.Future[Receipt]] = {}
         self._queue: deque[SessionEvent] = deque()
         self._queue_changed = asyncio.Event()
         self._ready = asyncio.Event()
         self._window_open = asyncio.Event()
-        self._window_open.set()
-        self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: ChatError | None = None
-        self._wake = asyncio.Event()
+        self._logging_out = False
+        self._may_ask_again = True  # the token source was not yet asked again since the last WELCOME
+        self._was_welcome = False  # at least once
         self._attempt = 0  # connections since the last WELCOME
-        self._refusal: ChatError | None = ConnectionLost()  # of the first attempt; None once there was a WELCOME
-        self._at_least_ms = 0  # what the server asked to wait before the next one
+        self._not_before = 0.0  # loop time of the next connection, as the server wishes
+        self._at_once = False
 
     # Life
 
@@ -102,21 +115,30 @@ class Client:
         """Connect and log in. Raises what the first attempt ended with; only later losses lead to reconnects."""
         if self._task is not None:
             raise RuntimeError("the client is connected already")
-        reader = await self._open()
-        self._task = asyncio.create_task(self._run(reader), name="chatcore-client")
-        await self._wait_ready()
+        connection = await self._open()
+        self._task = asyncio.create_task(self._run(connection), name="chatcore-client")
+        try:
+            await self._wait_ready()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Close the connection. The player's presence ends after the server's grace period."""
         self._fail(ConnectionLost("the client was closed"))
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ChatError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await self._close_writer()
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+            await asyncio.wait([connection.ended], timeout=CLOSE_TIMEOUT_S)
+            connection.abort()
 
     async def logout(self) -> None:
         """End the session at once (presence goes off, the ticket is void), then close."""
+        self._logging_out = True
         with contextlib.suppress(ChatError):
             await self._call(Operation.LOGOUT, Empty(), Empty, retry=False)
         await self.close()
@@ -154,7 +176,7 @@ class Client:
             while self._queue:
                 event = self._queue.popleft()
                 if len(self._queue) == MAX_QUEUED_EVENTS // 2:
-                    self._wake.set()
+                    self._update_reading()
                 yield event
             if self._failure is not None:
                 if isinstance(self._failure, ConnectionLost):
@@ -180,14 +202,14 @@ class Client:
             self._window_open.clear()
             await self._or_failure(self._window_open.wait())
         self._check_failure()
-        handle = self._session.send(channel, data, _now_ms(), accepted=accepted)
+        handle = self._session.send(channel, data, now_ms(), accepted=accepted)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._sends[handle] = future
         self._flush()
         try:
             return await future
         finally:
-            self._sends.pop(handle, None)
+            del self._sends[handle]
 
     async def send_direct(self, player: str, body: bytes | str) -> Receipt:
         """Send a private message, joining the private chat first if need be."""
@@ -198,11 +220,11 @@ class Client:
 
     def signal(self, channel: str, kind: int, body: bytes = b"") -> None:
         """Send a signal; dropped while there is no connection."""
-        self._session.signal(channel, kind, body, _now_ms())
+        self._session.signal(channel, kind, body, now_ms())
         self._flush()
 
     def typing(self, channel: str, *, stopped: bool = False) -> None:
-        self.signal(channel, 1, b"\0" if stopped else b"")
+        self.signal(channel, SignalKind.SIGNAL_TYPING, b"\0" if stopped else b"")
 
     # Channels
 
@@ -215,12 +237,12 @@ class Client:
 
     async def history(self, channel: str, *, before: int | None = None, limit: int = HISTORY_PAGE) -> list[Message]:
         """The last `limit` (at most 500) messages, or those before an id, oldest first. What is hidden is left out."""
-        request = operations.SyncRequest(channel, before=2**64 - 1 if before is None else before, limit=limit)
+        request = operations.SyncRequest(channel, before=UNKNOWN_ID if before is None else before, limit=limit)
         reply = await self._call(Operation.SYNC, request, operations.SyncReply)
         return [
             Message(channel, entry.id, entry.sender, entry.body, entry.time, entry.sender == self.player)
             for entry in reply.entries
-            if entry.sender
+            if not entry.flags & DeliverFlag.DELIVER_HIDDEN
         ]
 
     async def members(self, channel: str) -> list[operations.MemberState]:
@@ -280,34 +302,32 @@ class Client:
 
     # The connection
 
-    async def _run(self, reader: asyncio.StreamReader) -> None:
+    async def _run(self, connection: Connection) -> None:
         """Keep a connection until the client is closed or gives up."""
         try:
             while True:
-                await self._serve(reader)
-                if self._refusal is not None:
-                    raise self._refusal
-                reader = await self._come_back()
+                self._check_end(await asyncio.shield(connection.ended))
+                connection = await self._come_back()
         except ChatError as error:
             self._fail(error)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self._fail(ProtocolError(f"the client failed: {error!r}"))
-            raise
+        except Exception as error:  # the token source's, or a mistake of ours: nobody may wait for ever
+            self._fail(ConnectionLost(f"the client failed: {error!r}"), cause=error)
 
-    async def _open(self) -> asyncio.StreamReader:
-        """Open a connection and say hello. Raises ConnectionLost if nobody listens, and what the token source
+    async def _open(self) -> Connection:
+        """Open a connection, which says hello. Raises ConnectionLost if nobody listens, and what the token source
         raises."""
         token = await self._get_token()
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=READ_SIZE)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._session, token, self._take), self._host, self._port
+                )
         except (OSError, TimeoutError) as error:
             raise ConnectionLost(f"cannot connect to {self._host}:{self._port}: {error or 'timed out'}") from error
-        self._session.connect(_now_ms(), token)
-        self._flush()
-        return reader
+        self._connection = connection
+        self._update_reading()
+        return connection
 
     async def _get_token(self) -> str:
         if isinstance(self._token, str):
@@ -315,47 +335,33 @@ class Client:
         token = self._token()
         return await token if inspect.isawaitable(token) else token
 
-    async def _serve(self, reader: asyncio.StreamReader) -> None:
-        """Move bytes until the connection ends. Raises the error if it is of a kind that no reconnect mends."""
-        reading: asyncio.Task[bytes] = asyncio.create_task(reader.read(READ_SIZE))
-        try:
-            while not self._session.closing:
-                await self._wait_for_input(reading)
-                if reading.done():
-                    data = _read_result(reading)
-                    if not data:
-                        break
-                    self._take(self._session.receive(data, _now_ms()))
-                    if len(self._queue) >= MAX_QUEUED_EVENTS:
-                        await self._wait_for_user()
-                    reading = asyncio.create_task(reader.read(READ_SIZE))
-                self._take(self._session.tick(_now_ms()))
-                self._flush()
-        finally:
-            reading.cancel()
-            self._ready.clear()
-            lost = self._session.disconnected(_now_ms())
-            self._take(lost)
-            await self._close_writer()
-        _raise_if_final(lost)
+    def _check_end(self, error: ChatError | None) -> None:
+        """Raises the error if it is of a kind that no reconnect mends."""
+        if error is None or error.retry:
+            if not self._was_welcome:  # the first attempt: `connect` raises it
+                raise error or ConnectionLost("the server closed the connection before it said why")
+            return
+        if isinstance(error, BadTicket) and self._session.has_ticket:
+            self._session.forget_ticket()
+        elif isinstance(error, LoggedOut) and self._logging_out:
+            raise ConnectionLost("logged out")
+        elif isinstance(error, AuthenticationError) and self._can_ask_again(error):
+            self._may_ask_again = False
+        else:
+            raise error
 
-    async def _wait_for_input(self, reading: asyncio.Task[bytes]) -> None:
-        """Until there are bytes, a deadline of the session is due, or a call has changed its deadlines."""
-        deadline = self._session.next_deadline_ms()
-        timeout = None if deadline is None else max(0, deadline - _now_ms()) / 1000
-        await asyncio.wait({reading}, timeout=timeout)
+    def _can_ask_again(self, error: AuthenticationError) -> bool:
+        is_about_token = not isinstance(error, SessionReplaced | LoggedOut)
+        return is_about_token and self._may_ask_again and not isinstance(self._token, str)
 
-    async def _wait_for_user(self) -> None:
-        self._wake.clear()
-        while len(self._queue) > MAX_QUEUED_EVENTS // 2:
-            await self._wake.wait()
-            self._wake.clear()
-
-    async def _come_back(self) -> asyncio.StreamReader:
+    async def _come_back(self) -> Connection:
         """Reconnect with back-off until a connection is open. Raises when the policy gives up."""
+        loop = asyncio.get_running_loop()
         while True:
-            at_least_ms, self._at_least_ms = self._at_least_ms, 0
-            await asyncio.sleep(self._reconnect.delay_ms(self._attempt, at_least_ms) / 1000)
+            if not self._at_once:
+                wished_ms = max(0, int((self._not_before - loop.time()) * 1000))
+                await asyncio.sleep(self._reconnect.delay_ms(self._attempt, wished_ms) / 1000)
+            self._at_once = False
             self._attempt += 1
             try:
                 return await self._open()
@@ -378,32 +384,52 @@ class Client:
                 self._queue.append(event)
         if taken:
             self._queue_changed.set()
+            self._update_reading()
             if not self._session.send_window_full:
                 self._window_open.set()
 
     def _note(self, event: SessionEvent) -> None:
+        loop = asyncio.get_running_loop()
         if isinstance(event, Connected):
             self._ready.set()
+            self._was_welcome = True
             self._attempt = 0
-            self._refusal = None
+            self._not_before = 0.0
+            self._may_ask_again = True
         elif isinstance(event, Draining):
-            self._at_least_ms = random.randint(0, event.reconnect_window_ms)
-        elif isinstance(event, ConnectionClosed) and event.error is not None:
-            if self._refusal is not None:
-                self._refusal = event.error
-            self._at_least_ms = max(self._at_least_ms, event.error.retry_after_ms)
+            self._not_before = loop.time() + random.uniform(0, event.reconnect_window_ms / 1000)
+            deadline = loop.time() + event.deadline_ms / 1000
+            loop.call_at(min(self._not_before, deadline), self._leave, self._connection, deadline)
+        elif isinstance(event, ConnectionClosed):
+            self._ready.clear()
+            if event.error is not None:
+                self._not_before = max(self._not_before, loop.time() + event.error.retry_after_ms / 1000)
+
+    def _leave(self, connection: Connection | None, deadline: float) -> None:
+        """The server wants to stop: once nothing waits for an answer, go where there is another."""
+        if connection is None or connection is not self._connection or connection.ended.done():
+            return
+        loop = asyncio.get_running_loop()
+        if self._session.is_idle or loop.time() >= deadline:
+            self._at_once = True
+            connection.close()
+        else:
+            loop.call_later(DRAIN_POLL_S, self._leave, connection, deadline)
 
     def _flush(self) -> None:
-        data = self._session.data_to_send()
-        if data and self._writer is not None and not self._writer.is_closing():
-            self._writer.write(data)
+        if self._connection is not None:
+            self._connection.flush()
+            self._update_reading()
 
-    async def _close_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    def _update_reading(self) -> None:
+        """Read unless the user has fallen behind; but never keep an answer from a call that waits for it."""
+        if self._connection is None:
+            return
+        is_waited_for = bool(self._sends or self._requests)
+        if is_waited_for or len(self._queue) <= MAX_QUEUED_EVENTS // 2:
+            self._connection.set_paused(False)
+        elif len(self._queue) >= MAX_QUEUED_EVENTS:
+            self._connection.set_paused(True)
 
     # Calls
 
@@ -414,16 +440,18 @@ class Client:
         while True:
             await self._wait_ready()
             future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            request_id = self._session.request(operation, body, _now_ms())
+            request_id = self._session.request(operation, body, now_ms())
             self._requests[request_id] = future
             self._flush()
             try:
                 return msgspec.msgpack.decode(await future, type=reply_type)
+            except msgspec.MsgspecError as error:
+                raise ProtocolError(f"the answer to {operation.name} is malformed: {error}") from error
             except ChatError as error:
                 if error.name != "connection_lost" or not retry or self._failure is not None:
                     raise
             finally:
-                self._requests.pop(request_id, None)
+                del self._requests[request_id]
 
     async def _wait_ready(self) -> None:
         while not self._ready.is_set():
@@ -444,38 +472,18 @@ class Client:
         if self._failure is not None:
             raise self._failure
 
-    def _fail(self, error: ChatError) -> None:
+    def _fail(self, error: ChatError, *, cause: BaseException | None = None) -> None:
         """The end: everything that waits gets the error."""
         if self._failure is not None:
             return
         self._failure = error
+        error.__cause__ = cause
         for request in self._requests.values():
             _reject(request, error)
         for send in self._sends.values():
             _reject(send, error)
         self._queue_changed.set()
         self._window_open.set()
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
-def _read_result(reading: asyncio.Task[bytes]) -> bytes:
-    """What was read; b"" for a connection that broke."""
-    try:
-        return reading.result()
-    except OSError:
-        return b""
-
-
-def _raise_if_final(lost: list[SessionEvent]) -> None:
-    """A refusal that no reconnect mends: a wrong token, a replaced session, a protocol that does not fit."""
-    for event in lost:
-        if isinstance(event, ConnectionClosed) and event.error is not None:
-            error = event.error
-            if isinstance(error, AuthenticationError | ProtocolError) and not error.retry:
-                raise error
 
 
 _Value = TypeVar("_Value")

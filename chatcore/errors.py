@@ -60,6 +60,10 @@ class SlowReceiver(ProtocolError):
     code = ErrorCode.ERROR_SLOW_RECEIVER
 
 
+class BadToken(AuthenticationError):
+    code = ErrorCode.ERROR_BAD_TOKEN
+
+
 class TokenExpired(AuthenticationError):
     code = ErrorCode.ERROR_TOKEN_EXPIRED
 
