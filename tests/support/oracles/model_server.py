@@ -30,18 +30,10 @@ from chatcore_ext.frame import (
     encode_reply,
     encode_signal,
 )
+from support.oracles.frames import chain
 
 TICKET_MS = 60_000
 BODY_BYTES = 1000
-
-
-def fnv_chain(previous: int, id: int, sender: bytes, body: bytes) -> int:
-    """The chain hash, byte by byte as docs/protocol.md has it."""
-    state = previous or 0xCBF29CE484222325
-    data = id.to_bytes(8, "big") + bytes([len(sender)]) + sender + len(body).to_bytes(4, "big") + body
-    for byte in data:
-        state = (state ^ byte) * 0x100000001B3 % 2**64
-    return state or 1
 
 
 @dataclass
@@ -66,6 +58,7 @@ class Sent:
     session: int = 0
     seq: int = 0
     connection: "ModelConnection | None" = None
+    time: int = 0  # when the server took it in
 
 
 @dataclass
@@ -116,15 +109,15 @@ class ModelServer:
 
     def say(self, channel: str, sender: str, body: bytes) -> Stored:
         """Another player's message, durable at once."""
-        return self._store(Sent(channel, sender, body))
+        return self._store(Sent(channel, sender, body, time=self.now_ms))
 
     def _store(self, sent: Sent) -> Stored:
         if sent.session:
             known = self.first_copies.get((sent.session, sent.seq))
-            if known is not None and known[1] + self.ticket_ms + 10_000 > self.now_ms:
+            if known is not None and known[1] + self.ticket_ms + 10_000 > sent.time:
                 return known[0]
         stored = self._chain(sent)
-        self.first_copies[sent.session, sent.seq] = (stored, self.now_ms)
+        self.first_copies[sent.session, sent.seq] = (stored, sent.time)
         for connection in self.connections:
             connection.deliver(sent.channel, stored)
         return stored
@@ -135,7 +128,7 @@ class ModelServer:
         self.restarted.discard(sent.channel)
         sender = sent.sender.encode()
         prev, previous = (last.id, last.hash) if last else (0, 0)
-        hash = fnv_chain(previous, self.next_id, sender, sent.body)
+        hash = chain(previous, self.next_id, sender, sent.body)
         stored = Stored(self.next_id, prev, hash, self.now_ms, sent.sender, sent.body)
         self.next_id += self.id_step
         entries.append(stored)
@@ -334,7 +327,7 @@ class ModelConnection:
         if channel is None:
             self._refuse(seq, ErrorCode.ERROR_NOT_JOINED)
             return
-        sent = Sent(channel, self.player, body, self.session, seq, self)
+        sent = Sent(channel, self.player, body, self.session, seq, self, self.server.now_ms)
         if faults.sends_refused:
             faults.sends_refused -= 1
             self._refuse(seq, ErrorCode.ERROR_RATE_LIMITED)
