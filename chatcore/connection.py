@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
 
 from chatcore.errors import ChatError
 from chatcore.events import ConnectionClosed, SessionEvent
@@ -30,8 +31,7 @@ class Connection(asyncio.Protocol):
         self.ended: asyncio.Future[ChatError | None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit it
         self._session.connect(now_ms(), self._token)
         self.flush()
 
