@@ -83,6 +83,15 @@ class Server:
             lambda: _protocol(TransportLink(worker.hub, worker.wake)), sock=listening, backlog=_BACKLOG
         )
 
+    def _stop_listening(self) -> None:
+        """Who connects now is refused, and does not wait in a backlog that nobody looks at."""
+        if self._transport_server is not None:
+            self._transport_server.close()
+        if self.worker is not None:
+            self.worker.hub.stop_accepting()
+        if self._socket is not None:
+            self._socket.close()
+
     def _why_not_ready(self) -> str:
         if self._is_stopping:
             return "draining"
@@ -95,13 +104,10 @@ class Server:
         self._is_stopping = True
         deadline_s = self.settings.drain.deadline_ms / 1000
         is_clean = True
-        if self._transport_server is not None:
-            self._transport_server.close()
+        self._stop_listening()
         if self.worker is not None:
             is_clean = await self.worker.drain(deadline_s * _DRAIN_SHARE)
             await self.worker.close()
-        if self._socket is not None:
-            self._socket.close()
         if self._store is not None:
             await self._store.close()
         await self._health.stop()

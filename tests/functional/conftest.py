@@ -8,7 +8,10 @@ import pytest
 import pytest_asyncio
 
 from support.raw import RawClient
+from support.server_fixtures import make_server
 from support.servers import LocalServer
+
+__all__ = ["engine", "make_server", "open_raw", "server", "start_server"]
 
 StartServer = Callable[..., LocalServer]
 OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]

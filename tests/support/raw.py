@@ -38,7 +38,7 @@ class RawClient:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def next(self, *kinds: FrameType) -> tuple[int, bytes]:
-        """The first frame of one of these kinds that has not been taken yet. Raises EOFError at the connection's end."""
+        """The first frame of these kinds that has not been taken yet. Raises EOFError at the connection's end."""
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 for i, (kind, _) in enumerate(self._frames):

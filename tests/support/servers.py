@@ -129,17 +129,19 @@ class ServerProcess:
         assert self._process is not None
         return self._process.pid
 
-    async def kill(self) -> None:
-        await self.end(signal.SIGKILL)
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
-    async def end(self, number: signal.Signals, deadline_s: float = 15.0) -> tuple[int, bytes]:
+    async def ended(self, deadline_s: float = 15.0) -> tuple[int, bytes]:
         """Its exit code, and what else it printed on standard output."""
         assert self._process is not None
-        if self._process.returncode is None:
-            os.kill(self._process.pid, number)
         async with asyncio.timeout(deadline_s):
             rest, _ = await self._process.communicate()
             return await self._process.wait(), rest
+
+    async def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+        await self.ended()
 
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -1,0 +1,130 @@
+"""`chatcore serve` and `chatcore token` as processes: the ready line, health, errors that say what to do, the drain."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.players import player, until
+from support.servers import ServerProcess
+
+pytestmark = pytest.mark.asyncio
+
+MakeServer = Callable[..., ServerProcess]
+
+
+async def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command that ends by itself."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chatcore_server.cli", *map(str, arguments),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        out, error = await process.communicate()
+    return process.returncode or 0, out.decode(), error.decode()
+
+
+async def health(server: ServerProcess, path: str) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{server.http_port}/{path}") as response,
+    ):
+        return response.status, await response.text()
+
+
+async def test_ready_healthy_and_gone(make_server: MakeServer) -> None:
+    server = make_server(config="[drain]\ngoaway_ms = 1000\n")
+    await server.start()
+    assert await health(server, "healthz") == (200, "ok\n")
+    assert await health(server, "readyz") == (200, "ready\n")
+    ann = await player(server.port, server.token("ann")).start()
+    server.send_signal(signal.SIGTERM)
+    await until(lambda: b"draining" in server.log.read_bytes())
+    assert await health(server, "readyz") == (503, "draining\n")
+    assert await health(server, "healthz") == (200, "ok\n")
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", server.port)
+    assert await server.ended() == (0, b"")  # one line in all on standard output
+    await ann.close()
+    log = server.log.read_text()
+    assert '"event":"ready"' in log
+    assert '"clean":true' in log
+
+
+async def test_a_token_opens_the_door(make_server: MakeServer) -> None:
+    server = make_server()
+    code, token, error = await run("token", "ann", "--data", server.folder, "--channel", "room:x")
+    assert (code, error) == (0, "")
+    await server.start()
+    ann = await player(server.port, token.strip()).start()
+    assert ann.name == "ann"
+    await ann.client.join("room:x")
+    await ann.close()
+
+
+async def test_a_real_secret(make_server: MakeServer, tmp_path: Path) -> None:
+    secret = tmp_path / "hs256"
+    secret.write_bytes(os.urandom(48).hex().encode() + b"\n")
+    server = make_server(config=f'[authentication]\nsecret_file = "{secret}"\n')
+    await server.start()
+    _, token, _ = await run("token", "ann", "--secret-file", secret, "--expires", "90s")
+    ann = await player(server.port, token.strip()).start()
+    await ann.close()
+    with pytest.raises(Exception, match="bad_token"):  # the development secret opens nothing now
+        await player(server.port, server.token("ann")).start()
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["ann", "--expires", "soon"], ["ann", "--channel", "lobby"]])
+async def test_tokens_that_cannot_be(arguments: list[str], tmp_path: Path) -> None:
+    code, out, error = await run("token", *arguments, "--data", tmp_path)
+    assert code != 0
+    assert out == ""
+    assert error
+
+
+async def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, error = await run("serve", "--port", port, "--http-port", 0, "--data", tmp_path / "data")
+        assert (code, out) == (1, "")
+        assert f"cannot listen on 127.0.0.1:{port}" in error
+        assert "--port" in error
+        code, out, error = await run("serve", "--port", 0, "--http-port", port, "--data", tmp_path / "data")
+        assert (code, out) == (1, "")
+        assert "--http-port" in error
+
+
+async def test_a_data_folder_in_use(make_server: MakeServer) -> None:
+    server = make_server()
+    await server.start()
+    code, out, error = await run("serve", "--port", 0, "--http-port", 0, "--data", server.folder)
+    assert (code, out) == (1, "")
+    assert "in use by another server" in error
+    assert str(server.pid) in error
+
+
+async def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, error = await run("serve", "--port", 0, "--http-port", 0, "--data", tmp_path / "file")
+    assert (code, out) == (1, "")
+    assert "data folder" in error
+
+
+async def test_not_beyond_loopback_without_a_key(tmp_path: Path) -> None:
+    code, out, error = await run("serve", "--host", "0.0.0.0", "--port", 0, "--http-port", 0, "--data", tmp_path / "d")
+    assert (code, out) == (1, "")
+    assert "refusing to listen on 0.0.0.0" in error
+
+
+async def test_settings_that_do_not_exist(tmp_path: Path) -> None:
+    config = tmp_path / "chatcore.toml"
+    config.write_text("[limits]\nframe_size = 3\n")
+    code, out, error = await run("serve", "--config", config, "--data", tmp_path / "data")
+    assert (code, out) == (1, "")
+    assert "unknown setting limits.frame_size" in error
