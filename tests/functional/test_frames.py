@@ -77,7 +77,7 @@ async def test_what_is_refused(server: LocalServer, open_raw: OpenRaw) -> None:
 
 async def test_requests_that_are_none(server: LocalServer, open_raw: OpenRaw) -> None:
     ann, _ = await in_room(server, open_raw)
-    for operation, body, name in [
+    requests: list[tuple[int, dict[str, Any], str]] = [
         (99, {}, "unknown_operation"),
         (Operation.JOIN, {}, "bad_request"),
         (Operation.JOIN, {"channel": 7}, "bad_request"),
@@ -90,7 +90,8 @@ async def test_requests_that_are_none(server: LocalServer, open_raw: OpenRaw) ->
         (Operation.SET_PRESENCE, {"presence": "offline"}, "bad_request"),
         (Operation.MARK_READ, {"channel": "room:x", "id": 1}, "bad_request"),
         (Operation.BLOCK, {"player": "a b"}, "bad_name"),
-    ]:
+    ]
+    for operation, body, name in requests:
         assert await ann.request(operation, **body) == name, (operation, body)
     ann.writer.write(bytes([0, 0, 7, FrameType.FRAME_REQUEST, 0, 0, 0, 9, Operation.JOIN, 0xC1, 0xFF]))
     assert await ann.answer() == (9, "bad_request")

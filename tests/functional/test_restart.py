@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from chatcore import Client
 
+from chatcore import Client
 from support.servers import ServerProcess
 
 ROOM = "room:lobby"

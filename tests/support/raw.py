@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from chatcore.operations import Operation
 from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import (
     FrameParser,
@@ -102,7 +101,7 @@ class RawClient:
             return request_id, reply
         return request_id, decode_error(rest)[3]
 
-    async def request(self, operation: Operation, **body: Any) -> Any:
+    async def request(self, operation: int, **body: Any) -> Any:
         """The reply's map, or the name of the error."""
         request_id = self.ask(operation, **body)
         answered, reply = await self.answer()
