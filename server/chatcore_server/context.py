@@ -50,6 +50,7 @@ class Context:
     tasks: Tasks = field(default_factory=Tasks)
     # Only of connections whose token names channels: the others may join all. By connection.
     grants: dict[int, ChannelSet] = field(default_factory=dict)
+    is_draining: bool = False  # what comes now is refused; what is under way is finished
 
     def is_granted(self, connection: int, channel: bytes) -> bool:
         return not self.grants or self.signer.allows(self.grants.get(connection), channel)

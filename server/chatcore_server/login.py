@@ -32,6 +32,8 @@ _log = get_logger()
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 # A ticket is issued by the server's clock and control records bear the log's: the two may differ by as much.
 _CLOCK_SLACK_MS = 10_000
+# Logins that look things up at the same time: a wave of thousands would queue at the backends until all time out.
+_LOGINS_AT_ONCE = 128
 
 
 @dataclass(slots=True)
@@ -78,6 +80,7 @@ class Login:
         self._presence = presence
         self._sessions = sessions
         self._tickets = tickets
+        self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._server = f"chatcore {_version()}"
         limits = context.settings.limits
         self._limits = Limits(limits.frame_bytes, limits.body_bytes, MAX_UNACKED_SENDS, limits.channels)
@@ -93,8 +96,9 @@ class Login:
 
     async def _greet(self, connection: int, hello: Hello) -> None:
         try:
-            admission = await self._admit(hello)
-            await self._look_at_channels(connection, hello, admission)
+            async with self._turnstile:
+                admission = await self._admit(hello)
+                await self._look_at_channels(connection, hello, admission)
             if not self._sessions.is_here(admission.session, admission.player):
                 await self._sessions.make_room(admission.player)
             self._enter(connection, admission)

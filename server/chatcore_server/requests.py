@@ -41,6 +41,9 @@ class Requests:
         who = self._context.hub.session(connection)
         if who is None:
             return
+        if self._context.is_draining:
+            self._context.outbox.fail(connection, request_id, ChatError(code=ErrorCode.ERROR_SHUTTING_DOWN))
+            return
         caller = Caller(connection, request_id, *who)
         try:
             handler, decoder = self._handlers[operation]

@@ -22,7 +22,6 @@ class Sends:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.n_under_way = 0  # appended, outcome not known
-        self.is_draining = False  # refuse what comes now
         self._loop = asyncio.get_running_loop()
         self._heard_at = 0.0  # loop time of the last sign of life of the log, while something is under way
         self._failed_at = -_PATIENCE_S
@@ -35,7 +34,7 @@ class Sends:
         return not is_waiting and now - self._failed_at > _PATIENCE_S
 
     def on_send(self, connection: int, seq: int, flags: int, channel: bytes, record: bytes) -> None:
-        if self.is_draining:
+        if self._context.is_draining:
             self._context.hub.refuse(connection, seq, ErrorCode.ERROR_SHUTTING_DOWN, _RETRY_AFTER_MS)
             return
         session = decode_record(record)[1] if flags & SendFlag.SEND_RESEND else 0

@@ -42,7 +42,7 @@ class Server:
         self._socket: socket.socket | None = None
         self._transport_server: asyncio.AbstractServer | None = None
         self.worker: Worker | None = None
-        self._store: EmbeddedStore | None = None
+        self.store: EmbeddedStore | None = None
         self._health = HealthServer(self._why_not_ready)
         self._is_stopping = False
 
@@ -57,7 +57,7 @@ class Server:
             await store.open()
         except (SettingsError, EmbeddedStoreError) as error:
             raise ServeError(str(error)) from None
-        self._store = store
+        self.store = store
         signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
         self.worker = Worker(self.settings, store, authenticator, signer)
         await self.worker.start()
@@ -108,8 +108,8 @@ class Server:
         if self.worker is not None:
             is_clean = await self.worker.drain(deadline_s * _DRAIN_SHARE)
             await self.worker.close()
-        if self._store is not None:
-            await self._store.close()
+        if self.store is not None:
+            await self.store.close()
         await self._health.stop()
         return is_clean
 

@@ -22,7 +22,7 @@ from chatcore_ext.log_view import LogView
 from chatcore_server.applied import AppliedOffsets, ControlLog
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
-from chatcore_server.backends import LogRecord
+from chatcore_server.backends import LogRecord, Outcome
 from chatcore_server.channels import Channels
 from chatcore_server.context import Backends, Context, now_ms
 from chatcore_server.controls import Blocked, MembersChanged, RecentControls, Unblocked, decode_control
@@ -127,7 +127,7 @@ class Worker:
 
     async def start(self) -> None:
         """Reads through the replayed part of the log; when it returns, connections may come."""
-        self._backends.log.on_outcomes(self._sends.on_outcomes)
+        self._backends.log.on_outcomes(self.on_outcomes)
         await self._backends.log.tail(self._since_ms, self._on_records)
         self._loop.add_reader(self.hub.fileno(), self._on_readable)
         self._tick()
@@ -160,6 +160,10 @@ class Worker:
                 _log.error("event_failed", kind=kind, exc_info=error)
         if self.hub.dirty:
             self.wake()
+
+    def on_outcomes(self, outcomes: list[Outcome]) -> None:
+        """What became of appended records, from the log."""
+        self._sends.on_outcomes(outcomes)
 
     # ---- The log -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class Worker:
         self.hub.goaway(int(goaway_s * 1000), drain.reconnect_window_ms)
         self.wake()
         await self._until(lambda: self.hub.counters()["connections"] == 0, self._loop.time() + goaway_s)
-        self._sends.is_draining = True
+        self.context.is_draining = True
         answered = await self._until(lambda: not self._sends.n_under_way and not self._requests.n_under_way, end)
         self.hub.close_connections(ErrorCode.ERROR_SHUTTING_DOWN)
         self.wake()

@@ -1,0 +1,211 @@
+"""A server whose backends fail: nothing unchecked is let in, nothing undurable is called durable, the rest goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from chatcore.errors import ChatError
+from chatcore.events import Connected
+from chatcore.operations import Operation
+from chatcore_ext.constants import UNKNOWN_ID
+from chatcore_ext.error_codes import ErrorCode, ErrorFlag
+from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
+from support.players import until
+from support.raw import RawClient
+from support.servers import LocalServer
+
+pytestmark = pytest.mark.asyncio
+
+GUILD, CHAT = "group:guild", "dm:ann:bob"
+
+
+class Outage:
+    """Stands in for a backend that does not answer."""
+
+    def __init__(self, code: ErrorCode) -> None:
+        self._code = code
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def fail(*arguments: object) -> None:
+            raise BackendUnavailable(self._code, "out of order", retry_after_ms=700)
+
+        return fail
+
+
+@contextmanager
+def outage(server: LocalServer, backend: str, code: ErrorCode) -> Iterator[None]:
+    store = server.server.store
+    real = getattr(store, backend)
+    server.do(lambda worker: setattr(store, backend, Outage(code)))
+    try:
+        yield
+    finally:
+        server.do(lambda worker: setattr(store, backend, real))
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
+    server = LocalServer(tmp_path / "data", {}).start()
+    yield server
+    await server.stop()
+
+
+async def test_without_relations(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The group was changed a moment ago, so with its usual distrust of clocks a resume would ask about it once more.
+    monkeypatch.setattr("chatcore_server.login._CLOCK_SLACK_MS", 0)
+    ann, bob = await server.login("ann"), await server.login("bob")
+    await ann.client.create_group(GUILD)
+    await ann.client.add_member(GUILD, "bob")
+    await ann.client.join(GUILD)
+    await ann.client.join(CHAT)
+    raw = await RawClient.open(server.port)
+    await raw.login(token=server.token("ann"))
+    await raw.request(Operation.JOIN, channel=GUILD)
+    await raw.request(Operation.JOIN, channel=CHAT)
+    ticket = (await raw.event("ticket"))["ticket"]
+    with outage(server, "relations", ErrorCode.ERROR_RELATIONS_UNAVAILABLE):
+        # Who is not known to be allowed is not let in, and is told to come again.
+        for call in (
+            bob.client.join(GUILD),
+            bob.client.join(CHAT),
+            bob.client.history(GUILD),
+            ann.client.remove_member(GUILD, "bob"),
+            bob.client.block("ann"),
+        ):
+            with pytest.raises(ChatError) as caught:
+                await call
+            assert caught.value.name == "relations_unavailable"
+            assert caught.value.retry
+            assert caught.value.retry_after_ms == 700
+        fresh = await RawClient.open(server.port)
+        fresh.hello(token=server.token("cid"))
+        assert await fresh.closed_by() == "relations_unavailable"
+        # Who is in goes on; rooms are open; a message opens a private chat; a ticket needs nobody.
+        await ann.client.send(GUILD, "still here")
+        await ann.hears(GUILD, "still here")
+        await bob.client.join("room:lobby")
+        await ann.client.send(CHAT, "hello")
+        await bob.hears(CHAT, "hello")
+        await bob.client.send(CHAT, "hello back")
+        await raw.close()
+        again = await RawClient.open(server.port)
+        welcome = await again.login(ticket=ticket, channels={GUILD: 0, CHAT: 0, "group:other": 0})
+        assert set(welcome["channels"]) == {GUILD, CHAT}
+        assert welcome["lost"] == {"group:other": ErrorCode.ERROR_RELATIONS_UNAVAILABLE}
+        await again.close()
+        await fresh.close()
+    await bob.client.join(GUILD)
+
+
+async def test_without_history(server: LocalServer) -> None:
+    ann = await server.login("ann")
+    with outage(server, "history", ErrorCode.ERROR_HISTORY_UNAVAILABLE):
+        joined = await ann.client.join("room:new")
+        assert joined.head == UNKNOWN_ID
+        raw = await RawClient.open(server.port)
+        welcome = await raw.login(token=server.token("bob"), channels={"room:new": 0})
+        assert welcome["channels"]["room:new"][1] == UNKNOWN_ID
+        assert await raw.request(Operation.SYNC, channel="room:new") == "history_unavailable"
+        raw.send(1, welcome["channels"]["room:new"][0], b"all the same")
+        assert (await raw.ack())[1] > 0
+        await raw.close()
+    await ann.hears("room:new", "all the same")
+
+
+async def test_without_sessions(server: LocalServer) -> None:
+    raw = await RawClient.open(server.port)
+    ticket = (await raw.login(token=server.token("ann")))["ticket"]
+    await raw.close()
+    with outage(server, "sessions", ErrorCode.ERROR_HISTORY_UNAVAILABLE):
+        again = await RawClient.open(server.port)
+        again.hello(ticket=ticket, token=server.token("ann"))
+        # Not a new session by the token: that would lose what the old one has not got acknowledged.
+        assert await again.closed_by() == "history_unavailable"
+        await again.close()
+    third = await RawClient.open(server.port)
+    assert (await third.login(ticket=ticket))["resumed"]
+    await third.close()
+
+
+class BrokenLog:
+    """A log in front of the real one that refuses, fails, or keeps everybody waiting."""
+
+    def __init__(self, real: Any, on_outcomes: Callable[[list[Outcome]], None]) -> None:
+        self._real = real
+        self._on_outcomes = on_outcomes
+        self.mode = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def append(self, channel: bytes, value: bytes, token: object) -> None:
+        if self.mode == "full":
+            raise LogFull
+        if self.mode in ("failing", "uncertain"):
+            code, uncertain = ErrorCode.ERROR_LOG_UNAVAILABLE, self.mode == "uncertain"
+            outcome = Outcome(token, -1, 0, 0, code, uncertain)
+            asyncio.get_running_loop().call_soon(self._on_outcomes, [outcome])
+            return
+        self._real.append(channel, value, token)
+
+
+async def ready(server: LocalServer) -> int:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{server.server.http_port}/readyz") as response,
+    ):
+        return response.status
+
+
+async def test_a_log_that_takes_nothing(server: LocalServer) -> None:
+    raw = await RawClient.open(server.port)
+    welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
+    number = welcome["channels"]["room:x"][0]
+    store: Any = server.server.store
+    log = store.log = server.do(lambda worker: BrokenLog(store.log, worker.on_outcomes))
+    retry, uncertain = ErrorFlag.ERROR_FLAG_RETRY, ErrorFlag.ERROR_FLAG_UNCERTAIN
+    assert await ready(server) == 200
+    log.mode = "full"
+    raw.send(1, number, b"one")
+    assert await raw.refusal() == (1, "overloaded", retry)
+    assert await ready(server) == 200
+    log.mode = "failing"
+    raw.send(2, number, b"two")
+    assert await raw.refusal() == (2, "log_unavailable", retry)
+    assert await ready(server) == 503
+    log.mode = "uncertain"
+    raw.send(3, number, b"three")
+    assert await raw.refusal() == (3, "log_unavailable", retry | uncertain)
+    log.mode = ""
+    raw.send(4, number, b"four")
+    assert (await raw.ack())[0] == 4
+    await raw.close()
+
+
+async def test_a_change_that_was_not_told_is_told_when_it_is_asked_again(server: LocalServer) -> None:
+    ann, bob = await server.login("ann"), await server.login("bob")
+    await ann.client.create_group(GUILD)
+    await ann.client.add_member(GUILD, "bob")
+    await bob.client.join(GUILD)
+    store: Any = server.server.store
+
+    def break_log(worker: Any) -> BrokenLog:
+        broken = BrokenLog(store.log, worker.on_outcomes)
+        worker._groups._controls._log = broken  # where the records of changes go
+        return broken
+
+    log = server.do(break_log)
+    log.mode = "failing"
+    with pytest.raises(ChatError, match="log_unavailable"):
+        await ann.client.remove_member(GUILD, "bob")
+    log.mode = ""
+    with pytest.raises(ChatError, match="no_such_member"):  # it is gone already ...
+        await ann.client.remove_member(GUILD, "bob")
+    await until(lambda: not server.do(lambda worker: worker.hub.players_in(GUILD.encode(), 9)))  # ... and now told
+    assert (await ann.is_told(Connected)).player == "ann"
