@@ -1,0 +1,78 @@
+"""The hub's connections and turns: sockets of its own epoll set, transports, deadlines, and the events of them."""
+
+from collections.abc import Callable
+
+from typing_extensions import disjoint_base
+
+from chatcore_ext.log_view import LogView
+
+Event = tuple[object, ...]  # hub.pyi says which there are
+
+@disjoint_base
+class Turns:
+    """The base of `Hub`; not used by itself."""
+    def __init__(
+        self,
+        view: LogView,
+        *,
+        on_direct: Callable[[bytes, list[int]], None],
+        on_control: Callable[[bytes, int, int, bytes], None],
+        max_frame_size: int = ...,
+        max_pending_size: int = ...,
+        max_connections: int = ...,
+        max_channels_per_connection: int = ...,
+        max_body_size: int = ...,
+        hello_timeout_ms: int = ...,
+        heartbeat_timeout_ms: int = ...,
+        frames_per_second: int = ...,
+        frame_burst: int = ...,
+        resume_grace_ms: int = ...,
+    ) -> None:
+        """`on_direct(channel, connections)`: a message of a private chat is about to be delivered and these connections
+        of its players are not in the channel; the callee subscribes and tells them (`opened`).
+        `on_control(channel, offset, time, body)`: a control record, in log order.
+        An exception of either callback comes out of `deliver`, after the rest of the batch has been delivered.
+
+        max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
+        heartbeat_timeout_ms: silence after which a connection is closed (heartbeat and grace together)."""
+
+    # I/O: sockets in the hub's own epoll set
+    def fileno(self) -> int: ...
+    def listen(self, descriptor: int) -> None:
+        """Accept from a listening socket; the descriptor stays the caller's. Raises OSError."""
+    def adopt(self, descriptor: int) -> int:
+        """Take over a connected stream socket (the hub closes it from now on), as if accepted; its handle. Raises
+        OSError."""
+    def stop_accepting(self) -> None: ...
+    def run_burst(self) -> list[Event]:
+        """One turn, when fileno() is readable: accept, receive, parse, fan out, flush. Never blocks, never raises for a
+        peer."""
+    def tick(self) -> list[Event]:
+        """Deadlines: hello, heartbeat, session grace, closing. Call it every 50-250 ms; flushes too."""
+    def take_events(self) -> list[Event]:
+        """What came up outside `run_burst` and `tick`: frames of transports, and connections that `flush`, `deliver` or
+        `close_connection` ended. Call it after `flush`; what is not taken comes with the next turn."""
+    def flush(self) -> None: ...
+    @property
+    def dirty(self) -> bool: ...
+    @property
+    def pending_output(self) -> int: ...  # bytes unsent, all connections: a drain waits for 0
+    def close(self) -> None: ...
+    def advance_clock(self, milliseconds: int) -> None:
+        """Shift the hub's monotonic clock forward, so that tests of deadlines need not wait. Takes effect at the next
+        turn."""
+
+    # I/O: connections on a transport (TLS, WebSocket); see transport_link.pyi
+    def open_transport(self, transport: object) -> int:
+        """`transport` has write(bytes), close() and abort(). 0: too many connections, and the transport is being
+        closed."""
+    def receive(self, connection: int, data: bytes | bytearray | memoryview) -> None: ...
+    def close_transport(self, connection: int) -> None:
+        """The transport has lost its connection (harmless if the hub closed it)."""
+    def set_writable(self, connection: int, writable: bool) -> None: ...
+
+    # The end
+    def close_connection(self, connection: int, code: int, message: bytes = b"", retry_after_ms: int = 0) -> bool:
+        """CLOSE frame, out of all tables at once, the socket closed when the bytes are out."""
+    def close_connections(self, code: int) -> int:
+        """`close_connection` for all, those before WELCOME too; how many there were. A drain's end."""

@@ -1,0 +1,409 @@
+"""The connections of one worker, and the turn that moves bytes between them; see turns.pyi.
+
+Every table is changed with the GIL held, between turns; what runs without the GIL (reactor, inbound, fanout, output)
+only reads tables, appends output and marks connections as doomed, and `reap` puts those away at the end of the turn. So
+no loop over receivers ever meets a table that changes under it.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t
+
+from chatcore_ext.connection cimport (
+    CHUNK_SIZE, connection_at, connection_handle, connection_new, connection_of, connection_release,
+    connection_table_free,
+)
+from chatcore_ext.constants cimport (
+    DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST, DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS,
+    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_FRAME_SIZE,
+    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, RECEIVE_BUFFER_SIZE, SEND_PREFIX_SIZE, WHEEL_SLOTS,
+    WHEEL_TICK_MS,
+)
+from chatcore_ext.counters cimport N_CODES
+from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
+from chatcore_ext.error_codes cimport ERROR_OVERLOADED
+from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, queue_free, take_queue
+from chatcore_ext.log_view cimport LogView
+from chatcore_ext.output cimport (
+    flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty, slices_to_backlog,
+    take_pending,
+)
+from chatcore_ext.reactor cimport (
+    admit, adopt, burst, close_descriptor, listen_on, reactor_close, reactor_open, read_clocks, resume_listening,
+    stop_listening, take_input,
+)
+from chatcore_ext.routing cimport routing_free, session_free, subscription_free
+from chatcore_ext.tables cimport (
+    STATE_CLOSING, STATE_FREE, STATE_LOST, STATE_OPEN, STATE_READY, Player, Session, Subscription,
+)
+from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
+
+Event = tuple[object, ...]
+
+
+cdef unsigned int limited(object value, str name, unsigned long long smallest) except? 0:
+    if not smallest <= value <= 0x7FFFFFFF:
+        raise ValueError(f"{name} must be {smallest} to {0x7FFFFFFF}, not {value}")
+    return value
+
+
+cdef int check_code(int code) except -1:
+    if not 0 <= code < N_CODES:
+        raise ValueError(f"{code} is no error code")
+    return 0
+
+
+cdef class Turns:
+
+    def __cinit__(self, *args, **options):
+        self.state.epoll_descriptor = -1
+        self.state.output.epoll_descriptor = -1
+
+    def __init__(
+        self, LogView view not None, *, on_direct, on_control,
+        max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE,
+        max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
+        max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
+        heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
+        frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
+        resume_grace_ms=DEFAULT_RESUME_GRACE_MS,
+    ):
+        cdef HubState* state = &self.state
+        if state.receive_buffer != NULL:
+            raise RuntimeError("a hub is initialised once")
+        state.limits.max_frame_size = limited(max_frame_size, "max_frame_size", SEND_PREFIX_SIZE)
+        state.limits.max_body_size = state.limits.max_frame_size - SEND_PREFIX_SIZE
+        if max_body_size is not None:
+            state.limits.max_body_size = min(limited(max_body_size, "max_body_size", 0), state.limits.max_body_size)
+        state.limits.max_connections = limited(max_connections, "max_connections", 1)
+        state.limits.max_channels_per_connection = limited(
+            max_channels_per_connection, "max_channels_per_connection", 1
+        )
+        state.limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
+        state.limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
+        state.limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
+        state.limits.frame_burst = limited(frame_burst, "frame_burst", 1)
+        state.limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
+        state.output.max_pending = limited(max_pending_size, "max_pending_size", 1)
+        state.output.counters = &state.counters
+        state.output.turn = 1
+        self.view = view
+        self.on_direct = on_direct
+        self.on_control = on_control
+        self.events = []
+        self.receive_memory = bytearray(RECEIVE_BUFFER_SIZE)
+        self.receive_view = memoryview(self.receive_memory)
+        read_clocks(state)
+        wheel_init(&state.wheel, WHEEL_SLOTS, WHEEL_TICK_MS, state.now_ms)
+        if reactor_open(state) < 0:
+            raise OSError(errno, "epoll_create1")
+        state.receive_buffer = <uint8_t*>PyByteArray_AS_STRING(self.receive_memory)
+
+    def __dealloc__(self):
+        cdef unsigned int i
+        for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
+            if connection_at(&self.state.connections, i).state != STATE_FREE:
+                self.let_go(connection_at(&self.state.connections, i))
+        routing_free(&self.state.routing)
+        connection_table_free(&self.state.connections)
+        queue_free(&self.state.events)
+        output_free(&self.state.output)
+        wheel_free(&self.state.wheel)
+        reactor_close(&self.state)
+
+    # --- turns ---
+
+    def fileno(self):
+        return self.state.epoll_descriptor
+
+    def listen(self, int descriptor):
+        cdef int error = listen_on(&self.state, descriptor)
+        if error:
+            raise OSError(error, f"descriptor {descriptor} cannot be listened on")
+
+    def adopt(self, int descriptor):
+        cdef:
+            Connection* connection
+            int error = 0
+        read_clocks(&self.state)
+        connection = adopt(&self.state, descriptor, &error)
+        if connection == NULL:
+            raise OSError(error, f"descriptor {descriptor} cannot be taken over")
+        return connection_handle(connection)
+
+    def stop_accepting(self):
+        stop_listening(&self.state)
+
+    def run_burst(self):
+        self.state.counters.bursts += 1
+        read_clocks(&self.state)
+        with nogil:
+            burst(&self.state)
+        take_queue(&self.state.events, self.events)
+        self.finish_turn()
+        return self.taken_events()
+
+    def tick(self):
+        read_clocks(&self.state)
+        resume_listening(&self.state)
+        advance_deadlines(&self.state)
+        self.expire_sessions()
+        self.flush_all()
+        return self.taken_events()
+
+    def take_events(self):
+        return self.taken_events()
+
+    cdef list taken_events(self):
+        cdef list events = self.events
+        self.events = []
+        return events
+
+    def flush(self):
+        self.flush_all()
+
+    cdef int flush_all(self) except -1:
+        with nogil:
+            flush_sockets(&self.state.output)
+        self.finish_turn()
+        return 0
+
+    # The sockets are flushed: now what needs the GIL.
+    cdef int finish_turn(self) except -1:
+        cdef Connection* connection
+        while self.state.output.transports != NULL:
+            connection = self.state.output.transports
+            self.state.output.transports = connection.next_dirty
+            connection.is_dirty = False
+            self.flush_transport(connection)
+        output_end_turn(&self.state.output)
+        self.reap()
+        return 0
+
+    @property
+    def dirty(self):
+        return self.state.output.dirty != NULL or self.state.output.doomed != NULL
+
+    @property
+    def pending_output(self):
+        cdef:
+            size_t pending = 0
+            Connection* connection
+            unsigned int i
+        for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
+            connection = connection_at(&self.state.connections, i)
+            if connection.state != STATE_FREE and connection.state != STATE_LOST:
+                pending += connection.pending
+        return pending
+
+    def close(self):
+        cdef unsigned int i
+        stop_listening(&self.state)
+        for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
+            output_drop(&self.state.output, connection_at(&self.state.connections, i), 0)
+        self.flush_all()
+        self.events = []
+        reactor_close(&self.state)
+
+    def advance_clock(self, unsigned int milliseconds):
+        self.state.clock_shift_ms += milliseconds
+
+    # --- the end of connections and sessions ---
+
+    cdef Connection* known(self, unsigned long long handle) noexcept:
+        cdef Connection* connection = connection_of(&self.state.connections, handle)
+        return connection if connection != NULL and connection.state < STATE_CLOSING else NULL
+
+    cdef Connection* ready(self, unsigned long long handle) noexcept:
+        cdef Connection* connection = connection_of(&self.state.connections, handle)
+        return connection if connection != NULL and connection.state == STATE_READY else NULL
+
+    cdef int drop_subscription(self, Subscription* subscription) except -1:
+        cdef bytes name = name_of(&subscription.channel.named)
+        if subscription_free(&self.state.routing, subscription):
+            self.view.unpin_channel(name)
+        return 0
+
+    # Out of all tables, and told; only its bytes may still be on their way.
+    cdef int detach(self, Connection* connection) except -1:
+        cdef:
+            Session* session = connection.session
+            unsigned long long session_id = 0
+            bytes player = b""
+            list channels = []
+            Subscription* subscription
+        if connection.is_detached:
+            return 0
+        connection.is_detached = True
+        self.state.n_open -= 1
+        self.state.counters.closed[connection.close_code] += 1
+        while connection.subscriptions != NULL:
+            subscription = connection.subscriptions
+            if subscription.is_joined:
+                channels.append(name_of(&subscription.channel.named))
+            self.drop_subscription(subscription)
+        if session != NULL:
+            session_id = session.id
+            player = name_of(&session.player.named)
+            session.connection = NULL
+            connection.session = NULL
+            set_grace(&self.state, session)
+        if connection.was_greeted:
+            self.events.append((
+                <int>KIND_DISCONNECTED, connection_handle(connection), session_id, player, connection.close_code,
+                channels,
+            ))
+        return 0
+
+    # The descriptor or transport and the slot are free again; in no list any more.
+    cdef int put_away(self, Connection* connection) except -1:
+        wheel_cancel(&self.state.wheel, &connection.deadline.timer)
+        self.let_go(connection)
+        connection_release(&self.state.connections, connection)
+        return 0
+
+    cdef int let_go(self, Connection* connection) except -1:
+        cdef object transport
+        close_descriptor(connection)
+        if connection.transport != NULL:
+            transport = <object>connection.transport
+            Py_DECREF(transport)
+            connection.transport = NULL
+            try:
+                transport.abort()
+            except Exception:
+                pass  # it is somebody else's, and we are through with it
+        return 0
+
+    # Puts the doomed away: at the end of a turn, when no list holds them.
+    cdef int reap(self) except -1:
+        cdef Connection* connection
+        while self.state.output.doomed != NULL:
+            connection = self.state.output.doomed
+            self.state.output.doomed = connection.next_doomed
+            connection.is_doomed = False
+            self.detach(connection)
+            if connection.state == STATE_LOST:
+                self.put_away(connection)
+            else:
+                set_deadline(&self.state, connection)
+        return 0
+
+    cdef int expire_sessions(self) except -1:
+        cdef:
+            Session* session
+            Player* player
+        while self.state.expired != NULL:
+            session = self.state.expired
+            self.state.expired = session.next_expired
+            player = session.player
+            self.state.counters.sessions_expired += 1
+            self.events.append((
+                <int>KIND_EXPIRED, session.id, name_of(&player.named), player.n_sessions - 1,
+            ))
+            session_free(&self.state.routing, session)
+        return 0
+
+    def close_connection(self, unsigned long long connection, int code, bytes message not None = b"",
+                         unsigned int retry_after_ms=0):
+        cdef Connection* closing = self.known(connection)
+        check_code(code)
+        if closing == NULL:
+            return False
+        output_close(
+            &self.state.output, closing, code, data_of(message), PyBytes_GET_SIZE(message), retry_after_ms
+        )
+        self.detach(closing)
+        return True
+
+    def close_connections(self, int code):
+        cdef:
+            Connection* connection
+            int n_closed = 0
+            unsigned int i
+        check_code(code)
+        for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
+            connection = connection_at(&self.state.connections, i)
+            if connection.state != STATE_FREE and connection.state < STATE_CLOSING:
+                output_close(&self.state.output, connection, code, NULL, 0, 0)
+                self.detach(connection)
+                n_closed += 1
+        return n_closed
+
+    # --- connections on a transport ---
+
+    def open_transport(self, transport not None):
+        cdef Connection* connection = connection_new(&self.state.connections)
+        if connection == NULL:
+            raise MemoryError
+        read_clocks(&self.state)
+        Py_INCREF(transport)
+        connection.transport = <PyObject*>transport
+        admit(&self.state, connection)
+        return connection_handle(connection) if connection.state == STATE_OPEN else 0
+
+    def receive(self, unsigned long long connection, data not None):
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            self.take_bytes(connection, <const uint8_t*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int take_bytes(self, unsigned long long handle, const uint8_t* data, size_t size) except -1:
+        cdef Connection* connection = self.known(handle)
+        if connection == NULL:
+            return 0
+        read_clocks(&self.state)
+        with nogil:
+            take_input(&self.state, connection, data, size)
+        return take_queue(&self.state.events, self.events)
+
+    def close_transport(self, unsigned long long connection):
+        cdef Connection* lost = connection_of(&self.state.connections, connection)
+        cdef object transport
+        if lost == NULL or lost.transport == NULL:
+            return
+        transport = <object>lost.transport
+        Py_DECREF(transport)
+        lost.transport = NULL
+        output_drop(&self.state.output, lost, 0)
+        self.detach(lost)
+
+    def set_writable(self, unsigned long long connection, bint writable):
+        cdef Connection* paused = connection_of(&self.state.connections, connection)
+        if paused == NULL:
+            return
+        paused.is_blocked = not writable
+        if writable and paused.pending:
+            output_mark_dirty(&self.state.output, paused)
+
+    cdef int flush_transport(self, Connection* connection) except -1:
+        cdef:
+            object transport
+            bytes pending
+        if connection.state == STATE_LOST or connection.transport == NULL:
+            return 0
+        if connection.is_blocked and connection.state != STATE_CLOSING:
+            if slices_to_backlog(connection) < 0:
+                output_drop(&self.state.output, connection, ERROR_OVERLOADED)
+            return 0
+        transport = <object>connection.transport
+        pending = take_pending(connection)
+        try:
+            if pending:
+                self.state.counters.send_calls += 1
+                self.state.counters.bytes_sent += len(pending)
+                transport.write(pending)
+            if connection.state == STATE_CLOSING and connection.transport != NULL:
+                # It writes out what it holds by itself; nothing more is to be done for it here.
+                Py_DECREF(transport)
+                connection.transport = NULL
+                connection.state = STATE_LOST
+                transport.close()
+        except Exception:
+            output_drop(&self.state.output, connection, 0)
+        return 0
