@@ -98,7 +98,7 @@ class Login:
         try:
             async with self._turnstile:
                 admission = await self._admit(hello)
-                await self._look_at_channels(connection, hello, admission)
+                await self._look_at_channels(hello, admission)
             if not self._sessions.is_here(admission.session, admission.player):
                 await self._sessions.make_room(admission.player)
             self._enter(connection, admission)
@@ -166,18 +166,17 @@ class Login:
 
     # ---- Which channels it is in again -------------------------------------------------------------------------------
 
-    async def _look_at_channels(self, connection: int, hello: Hello, admission: _Admission) -> None:
+    async def _look_at_channels(self, hello: Hello, admission: _Admission) -> None:
         """Fills in `channels` and `lost`."""
-        names = list(hello.channels)
+        limit = self._context.settings.limits.channels
+        names = list(hello.channels)[:limit]
+        admission.lost.update(dict.fromkeys(list(hello.channels)[limit:], TooManyChannels.code))
         checks = [self._check(admission, name) for name in names]
         for name, result in zip(names, await asyncio.gather(*checks), strict=True):
             if isinstance(result, bytes):
                 admission.channels.append(result)
             else:
                 admission.lost[name] = result
-        for channel in admission.channels[self._context.settings.limits.channels :]:
-            admission.lost[channel.decode("ascii")] = TooManyChannels.code
-        del admission.channels[self._context.settings.limits.channels :]
         await self._channels.learn_heads(admission.channels)
 
     async def _check(self, admission: _Admission, name: str) -> bytes | int:

@@ -21,7 +21,7 @@ class Sends:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.n_under_way = 0  # appended, outcome not known
+        self.n_under_way = 0  # appended and not answered
         self._loop = asyncio.get_running_loop()
         self._heard_at = 0.0  # loop time of the last sign of life of the log, while something is under way
         self._failed_at = -_PATIENCE_S
@@ -60,7 +60,6 @@ class Sends:
                     token.set_result(outcome)
                 continue
             assert isinstance(token, tuple)
-            self.n_under_way -= 1
             self._settle(token, outcome, acks)
         if acks:
             self._context.hub.ack(acks)
@@ -70,12 +69,14 @@ class Sends:
         connection, seq, flags, channel, session = token
         if outcome.code:
             self._failed_at = self._heard_at
+        if session and not outcome.code and not flags & SendFlag.SEND_ACCEPTED:
+            self._context.tasks.spawn(self._acknowledge_first(connection, seq, channel, session, outcome))
+            return
+        self.n_under_way -= 1
         if flags & SendFlag.SEND_ACCEPTED:
             return  # answered when it was appended
         if outcome.code:
             self._context.hub.refuse(connection, seq, outcome.code, _RETRY_AFTER_MS, outcome.uncertain)
-        elif session:
-            self._context.tasks.spawn(self._acknowledge_first(connection, seq, channel, session, outcome))
         else:
             acks.append((connection, seq, outcome.offset, outcome.time))
 
@@ -94,5 +95,7 @@ class Sends:
                     break
         except BackendUnavailable:
             pass
+        finally:
+            self.n_under_way -= 1
         self._context.hub.ack([(connection, seq, first, outcome.time)])
         self._context.outbox.wake()

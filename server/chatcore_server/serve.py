@@ -16,6 +16,7 @@ import uvloop
 
 from chatcore_ext.transport_link import TransportLink
 from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
+from chatcore_server.backends import BackendUnavailable
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
 from chatcore_server.http import HealthServer
 from chatcore_server.logging import get_logger
@@ -60,7 +61,10 @@ class Server:
         self.store = store
         signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
         self.worker = Worker(self.settings, store, authenticator, signer)
-        await self.worker.start()
+        try:
+            await self.worker.start()
+        except BackendUnavailable as error:
+            raise ServeError(f"the message log cannot be read: {error}") from None
         self.http_port = await self._start_http()
         await self._listen(self.worker, self._socket)
         self.port = self._socket.getsockname()[1]

@@ -153,11 +153,11 @@ class Worker:
         self._dispatch(self.hub.take_events())
 
     def _dispatch(self, events: list[Event]) -> None:
-        for kind, *details in events:
+        for event in events:
             try:
-                self._on_event[kind](*details)
+                self._on_event[event[0]](*event[1:])
             except Exception as error:
-                _log.error("event_failed", kind=kind, exc_info=error)
+                _log.error("event_failed", kind=event[0], exc_info=error)
         if self.hub.dirty:
             self.wake()
 
