@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pty
 import signal
 import socket
 import sys
@@ -128,3 +129,25 @@ async def test_settings_that_do_not_exist(tmp_path: Path) -> None:
     code, out, error = await run("serve", "--config", config, "--data", tmp_path / "data")
     assert (code, out) == (1, "")
     assert "unknown setting limits.frame_size" in error
+
+
+async def test_on_a_terminal_it_says_what_to_type_next(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    master, slave = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "chatcore_server.cli", "serve", "--port", "0", "--http-port", "0", "--data", folder,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=slave,
+    )  # fmt: skip
+    os.close(slave)
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        line = (await process.stdout.readline()).decode()
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    address = line.split("tcp=")[1].split()[0]
+    assert " chat --as " in shown
+    assert f"--data {folder} {address}" in " ".join(shown.split())
+    assert "ready" in shown  # the log is readable, not JSON
+    assert '{"' not in shown

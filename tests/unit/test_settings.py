@@ -1,7 +1,9 @@
 """Settings: layers, units, and errors that name the key."""
 
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from chatcore_ext import constants
@@ -64,3 +66,11 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
     broken.write_text("port = ")
     with pytest.raises(SettingsError, match="not valid TOML"):
         read_config(broken)
+
+
+def test_the_page_for_operators_names_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    documented = tomllib.loads(page.split("```toml")[1].split("```")[0])
+    defaults = msgspec.to_builtins(ServerSettings())
+    del defaults["embedded"]
+    assert documented == defaults
