@@ -203,6 +203,18 @@ def test_a_number_of_a_channel_that_was_left_is_nobodys(world: World) -> None:
     assert refused(world, peer)[0][1] == ErrorCode.ERROR_NOT_JOINED
 
 
+def test_all_that_came_before_the_end_is_taken() -> None:
+    """More than one read takes, and the end of the stream right behind it: the kernel tells of both only once."""
+    with World(frame_burst=10_000) as world:
+        peer = world.login(b"ann", 1)
+        number = world.join(peer, ROOM)
+        peer.send(b"".join(encode_send(seq, number, 0, bytes(1000)) for seq in range(1, 151)))
+        peer.close()
+        assert [event[1] for event in world.take(EVENT_SEND)] == list(range(1, 151))
+        assert world.take(EVENT_DISCONNECTED) == [(peer.handle, 1, b"ann", 0, [ROOM])]
+        assert world.hub.counters()["receive_calls"] >= 4
+
+
 def test_rate_limit(world: World) -> None:
     peer = world.login(b"ann", 1)
     number = world.join(peer, ROOM)
