@@ -29,7 +29,9 @@ from chatcore_ext.constants import NO_ID, UNKNOWN_ID
 SYNC_LIMIT = 500  # entries a page: the most that the protocol allows
 FIRST_DELAY_MS = 50  # before asking again, where history lags or a backend is away; doubled up to the limit
 LAST_DELAY_MS = 5000
+PLACE_OVERHEAD = 11  # bytes of MessagePack around a channel's name in HELLO, with its id
 MAX_CONVERSATIONS = 256  # in WELCOME: with as many, there may be older ones that it does not tell
+CLOCK_SLACK_MS = 10_000  # a message's time is the log's, WELCOME's is the server's
 
 Answer = Callable[[bytes | ChatError, int], None]
 """Called once with the reply's body or the error, and the time."""
@@ -60,6 +62,7 @@ class ChannelBook:
         # Private chats that are not in the book: the last id that was there, or was shown.
         self._direct_heads: dict[str, int] = {}
         self._knows_all_directs = False
+        self._known_from_ms = 0  # the server's time of the first welcome
 
     def __contains__(self, channel: str) -> bool:
         return channel in self._tracks
@@ -67,9 +70,18 @@ class ChannelBook:
     def names(self) -> list[str]:
         return list(self._tracks)
 
-    def places(self) -> dict[str, int]:
-        """The channels with the last id held: HELLO's `channels`."""
-        return {track.channel: track.last for track in self._tracks.values()}
+    def places(self, max_size: int) -> dict[str, int]:
+        """The channels with the last id held: HELLO's `channels`, as many as `max_size` bytes of MessagePack hold.
+
+        The others are joined after WELCOME.
+        """
+        places: dict[str, int] = {}
+        for track in self._tracks.values():
+            max_size -= len(track.channel) + PLACE_OVERHEAD
+            if max_size < 0:
+                break
+            places[track.channel] = track.last
+        return places
 
     def number(self, channel: str) -> int:
         """The channel's number on this connection, 0 while it has none."""
@@ -166,6 +178,7 @@ class ChannelBook:
             track.anchor(UNKNOWN_ID, 0)
         directs = {name: state.head for name, state in welcome.conversations.items() if channel_kind(name) == "dm"}
         self._direct_heads = directs
+        self._known_from_ms = welcome.time_ms - CLOCK_SLACK_MS
         self._knows_all_directs = len(welcome.conversations) < MAX_CONVERSATIONS
 
     def _enter(self, track: ChannelTrack, number: int, head: int, hash: int, now_ms: int) -> None:
@@ -183,14 +196,19 @@ class ChannelBook:
         """A private chat, as WELCOME tells it after the session was away."""
         track = self._tracks.get(channel)
         if track is None:
-            # What was not there at the first welcome began since, unless that welcome could not tell them all.
-            unknown = NO_ID if self._knows_all_directs else read
-            last = self._direct_heads.get(channel, unknown)
-            if head <= last:
+            track = self._unjoined_direct(channel, read)
+            if head <= track.last:
                 return
-            track = self._tracks[channel] = ChannelTrack(channel, last)
+            self._tracks[channel] = track
             self._join_again(channel, now_ms)
         self._apply(track, track.learn_goal(head), now_ms)
+
+    def _unjoined_direct(self, channel: str, read: int) -> ChannelTrack:
+        if channel in self._direct_heads:
+            return ChannelTrack(channel, self._direct_heads[channel])
+        if self._knows_all_directs:
+            return ChannelTrack(channel, NO_ID)  # it was not there at the first welcome: it began since
+        return ChannelTrack(channel, read, shown_from_ms=self._known_from_ms)
 
     def _join_again(self, channel: str, now_ms: int) -> None:
         def answered(answer: bytes | ChatError, now: int) -> None:

@@ -36,8 +36,9 @@ class ChannelTrack:
     on this connection, 0 while it has none. `anchored` False: the next entry is taken as it comes.
     """
 
-    def __init__(self, channel: str, last: int = NO_ID, hash: int = 0) -> None:
+    def __init__(self, channel: str, last: int = NO_ID, hash: int = 0, *, shown_from_ms: int = 0) -> None:
         self.channel = channel
+        self.shown_from_ms = shown_from_ms  # what is older is passed over
         self.number = 0
         self.syncing = False
         self.empty_syncs = 0
@@ -159,7 +160,7 @@ class ChannelTrack:
         self.last = entry.id
         self.goal = max(self.goal, entry.id)
         self.anchored = True
-        if not entry.flags & DeliverFlag.DELIVER_HIDDEN:
+        if not entry.flags & DeliverFlag.DELIVER_HIDDEN and entry.time >= self.shown_from_ms:
             progress.shown.append(entry)
 
     def _check_hash(self, entry: Entry, progress: Progress) -> None:

@@ -48,6 +48,7 @@ from chatcore.names import direct_channel, validate_channel, validate_player
 from chatcore.operations import ChannelRequest, Empty, MemberRequest, Operation, PlayerRequest, Role
 from chatcore.session import ClientSession
 from chatcore_ext.constants import UNKNOWN_ID, DeliverFlag, SignalKind
+from chatcore_ext.error_codes import ErrorCode
 
 DEFAULT_PORT = 7400
 MAX_QUEUED_EVENTS = 10_000  # above it the client stops reading until its user has caught up; TCP then slows the server
@@ -439,6 +440,7 @@ class Client:
         """One request. All of them are idempotent, so one whose connection was lost is made again on the next."""
         while True:
             await self._wait_ready()
+            connection = self._connection
             future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             request_id = self._session.request(operation, body, now_ms())
             self._requests[request_id] = future
@@ -448,10 +450,16 @@ class Client:
             except msgspec.MsgspecError as error:
                 raise ProtocolError(f"the answer to {operation.name} is malformed: {error}") from error
             except ChatError as error:
-                if error.name != "connection_lost" or not retry or self._failure is not None:
+                is_over = error.name == "connection_lost" or error.code == ErrorCode.ERROR_SHUTTING_DOWN
+                if not is_over or not retry or self._failure is not None:
                     raise
+                await self._wait_lost(connection)
             finally:
                 del self._requests[request_id]
+
+    async def _wait_lost(self, connection: Connection | None) -> None:
+        if connection is not None:
+            await self._or_failure(asyncio.shield(connection.ended))
 
     async def _wait_ready(self) -> None:
         while not self._ready.is_set():

@@ -14,7 +14,8 @@ from chatcore_ext.constants import MAX_UNACKED_SENDS
 class PendingSend:
     """One send without an answer. `first_sent_ms` is None until it was first handed to a connection.
 
-    `on_wire`: it was handed to this connection. `copies`: how often it was handed to any.
+    `on_wire`: it was handed to this connection. `copies`: how often it was handed to any. `is_waiting`: it waits for
+    the next connection, because this one's server is about to stop.
     """
 
     handle: int
@@ -24,6 +25,7 @@ class PendingSend:
     first_sent_ms: int | None = None
     on_wire: bool = False
     copies: int = 0
+    is_waiting: bool = False
     seq: int = 0
 
 
@@ -45,8 +47,11 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """True: the next seq would be `window` or more beyond the oldest that has no answer."""
-        oldest = next(iter(self._by_seq), self._next_seq)
-        return self._next_seq - oldest >= self.window
+        return not self._is_inside(self._next_seq)
+
+    def may_go(self, send: PendingSend) -> bool:
+        """False while it is beyond the window, as one that was postponed may be."""
+        return self._is_inside(send.seq)
 
     def add(self, channel: str, body: bytes, flags: int) -> PendingSend:
         """The caller has checked `is_full`."""
@@ -62,9 +67,23 @@ class Outbox:
         """Take the send out; None if it has been answered before."""
         return self._by_seq.pop(seq, None)
 
+    @property
+    def n_on_wire(self) -> int:
+        """Sends that this connection will answer."""
+        return sum(send.on_wire for send in self._by_seq.values())
+
     def connection_lost(self) -> None:
         for send in self._by_seq.values():
-            send.on_wire = False
+            send.on_wire = send.is_waiting = False
+
+    def postpone(self, send: PendingSend) -> None:
+        """It is certainly not in the log, and its seq is spent: it becomes a new send of the next connection."""
+        del self._by_seq[send.seq]
+        send.first_sent_ms = None
+        send.copies = 0
+        send.on_wire = False
+        send.is_waiting = True
+        self._number(send)
 
     def restart(self) -> list[PendingSend]:
         """A new session: seqs start at 1. Returns the sends that were on a connection: what became of them is unknown.
@@ -78,6 +97,10 @@ class Outbox:
             if send.first_sent_ms is None:
                 self._number(send)
         return [send for send in sends if send.first_sent_ms is not None]
+
+    def _is_inside(self, seq: int) -> bool:
+        oldest = next(iter(self._by_seq), seq)  # the places are in the order of the seqs
+        return seq - oldest < self.window
 
     def _number(self, send: PendingSend) -> None:
         send.seq = self._next_seq

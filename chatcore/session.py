@@ -26,11 +26,14 @@ from chatcore.operations import Entry, Hello, Operation, Welcome, encode_body
 from chatcore.outbox import Outbox, PendingSend
 from chatcore_ext.constants import (
     DEFAULT_HELLO_TIMEOUT_MS,
+    DEFAULT_MAX_FRAME_SIZE,
+    HELLO_PREFIX_SIZE,
     MAX_SIGNAL_BODY_SIZE,
     PROTOCOL_VERSION,
     FrameType,
     SendFlag,
 )
+from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import (
     FrameError,
     FrameParser,
@@ -47,6 +50,8 @@ from chatcore_ext.frame import (
     encode_send,
     encode_signal,
 )
+
+HELLO_MAP_SIZE = 32  # bytes, ample, of MessagePack around HELLO's `channels`
 
 _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _decode_join_reply = msgspec.msgpack.Decoder(operations.JoinReply).decode
@@ -79,6 +84,7 @@ class ClientSession:
         self._requests: dict[int, Answer] = {}
         self._next_request = 1
         self._resend_due: dict[int, int] = {}
+        self._is_window_blocked = False
         self._parser = FrameParser()
         self._output: list[bytes] = []
         self._events: list[events.SessionEvent] = []
@@ -110,7 +116,9 @@ class ClientSession:
         self._output.clear()
         self.closing = False
         self._close_error = None
-        hello = Hello(token=token, ticket=self._ticket, channels=self._book.places(), client=self._client)
+        hello = Hello(token=token, ticket=self._ticket, client=self._client)
+        limit = self.limits.frame_bytes if self.limits else DEFAULT_MAX_FRAME_SIZE
+        hello.channels = self._book.places(limit - HELLO_PREFIX_SIZE - len(encode_body(hello)) - HELLO_MAP_SIZE)
         self._write(encode_hello(PROTOCOL_VERSION, encode_body(hello)), now_ms)
         self._give_up_ms = now_ms + 2 * DEFAULT_HELLO_TIMEOUT_MS
 
@@ -180,8 +188,8 @@ class ClientSession:
 
     @property
     def is_idle(self) -> bool:
-        """True: no send and no request waits for its answer."""
-        return not len(self._outbox) and not self._requests
+        """True: no send and no request waits for its answer from this connection."""
+        return not self._outbox.n_on_wire and not self._requests
 
     # Calls
 
@@ -314,6 +322,7 @@ class ClientSession:
         send = self._answered(seq)
         if send is not None:
             self.emit(events.Acknowledged(send.handle, id, time))
+            self._unblock(now_ms)
 
     def _on_refused(self, body: bytes, now_ms: int) -> None:
         seq, error_body = decode_refused(body)
@@ -323,12 +332,15 @@ class ClientSession:
             return
         # A certain refusal speaks of the copy that it answers: it says nothing about those before.
         is_certain = not error.uncertain and send.copies == 1
-        if is_certain:
+        if is_certain and error.code == ErrorCode.ERROR_SHUTTING_DOWN:
+            self._outbox.postpone(send)
+        elif is_certain:
             self._give_up_send(send, error)
         elif error.retry:
             self._resend_due[seq] = now_ms + max(error.retry_after_ms, FIRST_DELAY_MS)
         else:
             self._give_up_send(send, None)
+        self._unblock(now_ms)
 
     def _on_deliver(self, body: bytes, now_ms: int) -> None:
         number, flags, id, prev, hash, time, sender, message = decode_deliver(body)
@@ -384,7 +396,10 @@ class ClientSession:
     def _transmit(self, send: PendingSend, now_ms: int) -> None:
         """Put the send on the wire, once per connection, unless its time is over or its channel has no number yet."""
         number = self._book.number(send.channel)
-        if send.on_wire or not number or not self.ready:
+        if send.on_wire or send.is_waiting or not number or not self.ready:
+            return
+        if not self._outbox.may_go(send):
+            self._is_window_blocked = True
             return
         flags = send.flags
         if send.first_sent_ms is None:
@@ -401,6 +416,13 @@ class ClientSession:
     def _answered(self, seq: int) -> PendingSend | None:
         self._resend_due.pop(seq, None)
         return self._outbox.answered(seq)
+
+    def _unblock(self, now_ms: int) -> None:
+        """An answer may have opened the window for sends that it had kept back."""
+        if self._is_window_blocked:
+            self._is_window_blocked = False
+            for send in self._outbox:
+                self._transmit(send, now_ms)
 
     def _give_up_send(self, send: PendingSend, error: ChatError | None) -> None:
         """It will not be sent again. `error`: why it is certainly not in the log; None: nobody knows."""

@@ -296,6 +296,20 @@ def test_it_leaves_a_server_that_drains(run: Callable[[Test], None]) -> None:
     run(test)
 
 
+def test_what_a_draining_server_refuses_is_done_by_the_next(run: Callable[[Test], None]) -> None:
+    async def test(door: ModelDoor) -> None:
+        async with client_of(door) as client:
+            await client.join(ROOM)
+            door.server.connections[0].goaway(60_000, 20, draining=True)
+            _, _, receipt = await asyncio.gather(
+                client.join("room:other"), client.members(ROOM), client.send(ROOM, "over there")
+            )
+            assert door.logins == 2
+            assert receipt.id == door.server.channels[ROOM][0].id
+
+    run(test)
+
+
 def test_it_waits_as_long_as_the_server_asks(run: Callable[[Test], None]) -> None:
     async def test(door: ModelDoor) -> None:
         loop = asyncio.get_running_loop()

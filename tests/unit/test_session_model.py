@@ -165,6 +165,13 @@ class SessionAgainstModel(RuleBasedStateMachine):
         self.up = self.down = b""
         self.take(self.session.disconnected(self.server.now_ms))
 
+    @precondition(lambda self: self.session.ready and self.connection is not None and self.n_bodies % 3 == 0)
+    @rule()
+    def drain(self) -> None:
+        assert self.connection is not None
+        self.connection.goaway(10_000, 1000, draining=True)
+        self.collect()
+
     @rule(up=SHARES, down=SHARES, n_missed=st.integers(0, 3), data=st.data())
     def cut_and_come_back(self, up: float, down: float, n_missed: int, data: st.DataObject) -> None:
         self.cut(up, down)
@@ -276,7 +283,8 @@ class SessionAgainstModel(RuleBasedStateMachine):
         self.server.deferring = False
         self.server.faults.__init__()  # type: ignore[misc]
         for _ in range(200):
-            if self.connection is None:
+            if self.connection is None or self.connection.draining:
+                self.cut(1.0, 1.0)
                 self.connect()
             while self.connection is not None and self.connection.requests:
                 self.connection.answer_one()

@@ -33,6 +33,7 @@ from chatcore_ext.frame import (
 from support.oracles.frames import chain
 
 TICKET_MS = 60_000
+FRAME_BYTES = 4096
 BODY_BYTES = 1000
 
 
@@ -178,11 +179,12 @@ class ModelServer:
         return ticket
 
     def conversations(self, player: str) -> dict[str, operations.ConversationState]:
-        return {
+        found = {
             name: operations.ConversationState(entries[-1].id, 0, min(len(entries), 1000))
             for name, entries in self.channels.items()
             if name.startswith("dm:") and player in name.split(":")[1:] and entries
         }
+        return dict(sorted(found.items(), key=lambda item: -item[1].head)[:256])
 
     def connect(self) -> "ModelConnection":
         connection = ModelConnection(self)
@@ -199,6 +201,7 @@ class ModelConnection:
         self.session = 0
         self.numbers: dict[str, int] = {}
         self.closed = False
+        self.draining = False  # sends and requests are refused: the client should be elsewhere
         self.requests: deque[tuple[int, int, bytes]] = deque()
         self.on_output: Callable[[], None] = lambda: None
         self._output = bytearray()
@@ -233,7 +236,8 @@ class ModelConnection:
         self.write(encode_frame(FrameType.FRAME_CLOSE, error))
         self.lost()
 
-    def goaway(self, deadline_ms: int, window_ms: int) -> None:
+    def goaway(self, deadline_ms: int, window_ms: int, *, draining: bool = False) -> None:
+        self.draining = draining
         self.write(encode_goaway(deadline_ms, window_ms))
 
     def give_ticket(self) -> None:
@@ -253,13 +257,19 @@ class ModelConnection:
 
     def answer_one(self) -> None:
         """Answer the oldest request that waits."""
-        self._answer(*self.requests.popleft())
+        request_id, operation, body = self.requests.popleft()
+        if self.draining:
+            code = ErrorCode.ERROR_SHUTTING_DOWN
+            self.write(encode_failed(request_id, encode_error(code, default_flags(code), 0, b"")))
+        else:
+            self._answer(request_id, operation, body)
 
     # Frames
 
     def _take(self, frame_type: int, body: bytes) -> None:
         if self.closed:
             return
+        assert len(body) <= FRAME_BYTES, "a client keeps to the limit"
         assert (frame_type == FrameType.FRAME_HELLO) == (not self.player), "HELLO first, and once"
         if frame_type == FrameType.FRAME_HELLO:
             self._hello(body)
@@ -313,7 +323,7 @@ class ModelConnection:
             time_ms=self.server.now_ms,
             heartbeat_ms=self.server.heartbeat_ms,
             heartbeat_grace_ms=self.server.heartbeat_ms,
-            limits=operations.Limits(4096, BODY_BYTES, 128, 256),
+            limits=operations.Limits(FRAME_BYTES, BODY_BYTES, 128, 256),
             channels=channels,
             lost=lost,
             conversations=self.server.conversations(self.player),
@@ -326,6 +336,9 @@ class ModelConnection:
         channel = next((name for name, known in self.numbers.items() if known == number), None)
         if channel is None:
             self._refuse(seq, ErrorCode.ERROR_NOT_JOINED)
+            return
+        if self.draining:
+            self._refuse(seq, ErrorCode.ERROR_SHUTTING_DOWN)
             return
         sent = Sent(channel, self.player, body, self.session, seq, self, self.server.now_ms)
         if faults.sends_refused:
