@@ -170,6 +170,8 @@ def error_from_code(
     code: int, message: str = "", *, flags: int | None = None, retry_after_ms: int = 0, name: str = ""
 ) -> ChatError:
     """The error of the most fitting class; a code that this version does not know goes by its hundred and its flags."""
+    if flags is None and code // 100 == 4 and not error_text(code):
+        flags = ErrorFlag.ERROR_FLAG_RETRY
     kind = _BY_CODE.get(code) or _FAMILIES.get(code // 100, ChatError)
     if kind is ConnectionLost:
         kind = ChatError
