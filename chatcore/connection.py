@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         if data:
             transport.write(data)
         if self._session.closing:
-            transport.close()
+            transport.abort()  # not close(): a peer that is silent may never take what is still to be sent
         self._set_timer()
 
     def set_paused(self, is_paused: bool) -> None:

@@ -6,7 +6,7 @@ import io
 import re
 import socket
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import uvloop
@@ -14,7 +14,7 @@ import uvloop
 import chatcore.client
 from chatcore import Client, ConnectionLost, Message, Reconnect
 from chatcore.errors import BadToken, BodyTooLarge, ChatError, NotAllowed, NotJoined, OutcomeUnknown, RateLimited
-from chatcore.events import Connected, ConnectionClosed
+from chatcore.events import Connected, ConnectionClosed, Signal
 from chatcore_ext.error_codes import ErrorCode
 from support.model_door import ModelDoor
 from support.players import until
@@ -209,9 +209,9 @@ def test_signals_and_history(run: Callable[[Test], None]) -> None:
             assert [message.text for message in page] == ["3", "4"]
             assert [message.text for message in await client.history(ROOM, before=page[0].id)] == ["0", "1", "2"]
 
-    async def _until_signal(client: Client):  # type: ignore[no-untyped-def]
+    async def _until_signal(client: Client) -> AsyncIterator[Signal]:
         async for event in client.events():
-            if isinstance(event, chatcore.Signal):
+            if isinstance(event, Signal):
                 yield event
                 return
 
@@ -319,6 +319,31 @@ def test_it_waits_as_long_as_the_server_asks(run: Callable[[Test], None]) -> Non
             await until(lambda: not client.connected)
             await until(lambda: client.connected)
             assert loop.time() - closed_at >= 0.3
+
+    run(test)
+
+
+def test_a_silent_server_is_left(run: Callable[[Test], None]) -> None:
+    async def test(door: ModelDoor) -> None:
+        door.server.heartbeat_ms = 30
+        async with client_of(door) as client:
+            await client.join(ROOM)
+            await asyncio.sleep(0.15)  # five heartbeats: it stays where it is answered
+            assert door.logins == 1
+            door.is_deaf = True
+            sending = asyncio.create_task(client.send(ROOM, "into the void"))
+            await until(lambda: not client.connected)
+            door.is_deaf = False
+            assert (await sending).id
+            closed = [event async for event in _until_closed(client)][-1]
+            assert closed.error
+            assert closed.error.name == "server_silent"
+
+    async def _until_closed(client: Client) -> AsyncIterator[ConnectionClosed]:
+        async for event in client.events():
+            if isinstance(event, ConnectionClosed):
+                yield event
+                return
 
     run(test)
 

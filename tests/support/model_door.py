@@ -13,6 +13,7 @@ class ModelDoor:
         self.server = server or ModelServer()
         self.port = 0
         self.holding = False
+        self.is_deaf = False  # reads, and does nothing about it
         self.logins = 0
         self._listener: asyncio.Server | None = None
         self._writers: dict[ModelConnection, asyncio.StreamWriter] = {}
@@ -62,6 +63,8 @@ class ModelDoor:
         connection.on_output = lambda: writer.write(connection.take_output())
         try:
             while data := await reader.read(65536):
+                if self.is_deaf:
+                    continue
                 connection.receive(data)
                 if not self.holding:
                     self.release()

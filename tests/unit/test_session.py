@@ -320,6 +320,17 @@ def test_a_join_that_is_refused_for_good_ends_what_waited() -> None:
     assert failed[waiting].code == ErrorCode.ERROR_NOT_ALLOWED
 
 
+def test_a_private_chat_that_was_closed_goes_on_where_it_ended() -> None:
+    pair = Pair()
+    pair.say(b"1", channel=DIRECT)
+    pair.server.kick("me", DIRECT)
+    pair.say(b"2", b"3", channel=DIRECT)
+    assert pair.bodies(DIRECT) == [b"1"]
+    pair.server.banned.clear()
+    pair.say(b"4", channel=DIRECT)
+    assert pair.bodies(DIRECT) == [b"1", b"2", b"3", b"4"]
+
+
 def test_private_chats_beyond_what_welcome_tells() -> None:
     """A player with more chats than WELCOME tells: an old one that it did not tell does not show its whole past."""
     server = ModelServer()

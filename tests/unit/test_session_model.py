@@ -182,10 +182,15 @@ class SessionAgainstModel(RuleBasedStateMachine):
         self.connect()
         self.pump()
 
-    @precondition(lambda self: self.n_bodies % 4 == 2)
-    @rule()
-    def tickets_end(self) -> None:
+    @precondition(lambda self: self.n_bodies % 3 == 1)
+    @rule(up=SHARES, down=SHARES)
+    def session_ends(self, up: float, down: float) -> None:
+        """The ticket is void: the next login begins a new session."""
+        self.cut(up, down)
+        self.commit(len(self.server.in_flight), 1)
         self.server.void_tickets()
+        self.connect()
+        self.pump()
 
     @precondition(lambda self: self.session.ready and self.connection is not None)
     @rule()
@@ -194,13 +199,17 @@ class SessionAgainstModel(RuleBasedStateMachine):
         self.connection.give_ticket()
         self.collect()
 
-    @precondition(lambda self: self.n_bodies % 4 == 3)
-    @rule(share=st.sampled_from([0.3, 0.7, 0.7, 1.2]))
-    def long_absence(self, share: float) -> None:
-        self.cut(0.0, 0.0)
-        while self.server.in_flight:
-            self.server.commit()
-        self.server.now_ms += int(self.server.ticket_ms * share)
+    @precondition(lambda self: self.n_bodies % 3 == 2)
+    @rule(absences=st.lists(st.sampled_from([0.3, 0.7, 1.2]), min_size=1, max_size=3))
+    def long_absences(self, absences: list[float]) -> None:
+        """Away for a part of the ticket's life, again and again, and each time before any acknowledgement came."""
+        self.pump()
+        for share in absences:
+            self.cut(1.0, 0.0)
+            self.commit(len(self.server.in_flight), 1)
+            self.server.now_ms += int(self.server.ticket_ms * share)
+            self.connect()
+            self.pump()
 
     @rule(deferring=st.booleans())
     def defer_answers(self, deferring: bool) -> None:
