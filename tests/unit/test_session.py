@@ -11,7 +11,17 @@ from chatcore.operations import ChannelRequest, Hello, Operation
 from chatcore.session import ClientSession
 from chatcore_ext.constants import UNKNOWN_ID, FrameType, SendFlag
 from chatcore_ext.error_codes import ErrorCode
-from chatcore_ext.frame import FrameParser, decode_hello, decode_send, encode_deliver, encode_frame
+from chatcore_ext.frame import (
+    FrameParser,
+    decode_hello,
+    decode_send,
+    encode_deliver,
+    encode_error,
+    encode_frame,
+    encode_gap,
+    encode_refused,
+    encode_reply,
+)
 from support.oracles.model_server import ModelConnection, ModelServer
 
 ROOM = "room:a"
@@ -171,6 +181,39 @@ def test_sends_that_a_stopping_server_refuses_go_out_on_the_next_connection() ->
     assert len(pair.told_of(events.Acknowledged)) == 128
 
 
+def test_the_window_opens_by_refusals_too() -> None:
+    pair = Pair(ROOM)
+    pair.session.send(ROOM, b"first", pair.now)
+    pair.move()
+    pair.connection.goaway(1000, 1000, draining=True)
+    for n in range(127):
+        pair.session.send(ROOM, b"%d" % n, pair.now)
+    pair.move()
+    pair.cut()
+    pair.connect()
+    assert len(pair.server.in_flight) == 2  # the first, twice
+    not_allowed = encode_error(ErrorCode.ERROR_NOT_ALLOWED, 0, 0, b"")
+    pair.connection.write(encode_refused(1, not_allowed))
+    pair.move()
+    assert len(pair.server.in_flight) == 2 + 127
+    (failed,) = pair.told_of(events.SendFailed)
+    assert isinstance(failed, events.SendFailed)
+    assert failed.error.code == ErrorCode.ERROR_OUTCOME_UNKNOWN  # the first copy may be in the log
+
+
+def test_an_uncertain_refusal_ends_nothing() -> None:
+    pair = Pair(ROOM)
+    pair.server.faults.sends_forgotten = 1
+    pair.session.send(ROOM, b"x", pair.now)
+    pair.move()
+    assert pair.told_of(events.SendFailed) == []
+    pair.pass_time(1000)
+    pair.server.commit()
+    pair.move()
+    assert pair.bodies() == [b"x"]
+    assert len(pair.told_of(events.Acknowledged)) == 1
+
+
 def test_a_resend_says_so() -> None:
     pair = Pair(ROOM)
     pair.session.send(ROOM, b"x", pair.now)
@@ -281,6 +324,53 @@ def test_a_head_that_is_not_known() -> None:
     assert pair.bodies() == [b"0", b"1"]
 
 
+def test_a_gap_is_the_first_that_is_heard() -> None:
+    pair = Pair()
+    pair.server.say(ROOM, "you", b"before")
+    head, _ = pair.server.head(ROOM)
+    pair.session._book.joined(operations.JoinReply(ROOM, 1, UNKNOWN_ID, 0), pair.now)
+    pair.server.say(ROOM, "you", b"left out")
+    pair.connection.write(encode_gap(1, head, pair.server.head(ROOM)[0]))
+    pair.move()
+    assert pair.bodies() == [b"left out"]
+
+
+def test_an_answer_to_a_join_that_is_older_than_what_was_shown() -> None:
+    pair = Pair(ROOM)
+    pair.say(b"1")
+    old = operations.JoinReply(ROOM, pair.connection.numbers[ROOM], *pair.server.head(ROOM))
+    request_id = pair.session.request(Operation.JOIN, ChannelRequest(ROOM), pair.now)
+    pair.session.data_to_send()
+    pair.say(b"2")
+    pair.connection.write(encode_reply(request_id, operations.encode_body(old)))
+    pair.say(b"3")
+    assert pair.bodies() == [b"1", b"2", b"3"]
+    assert not pair.told_of(events.HashMismatch)
+
+
+def test_leaving_before_the_join_is_answered() -> None:
+    pair = Pair()
+    for operation in (Operation.JOIN, Operation.LEAVE):
+        pair.session.request(operation, ChannelRequest(ROOM), pair.now)
+    pair.move()
+    assert pair.session.channels == []
+
+
+def test_an_answer_to_a_sync_from_before_the_channel_was_left() -> None:
+    pair = Pair(ROOM)
+    pair.server.deferring = True
+    pair.server.faults.deliveries_left_out = 1
+    pair.say(b"missed")
+    for operation in (Operation.LEAVE, Operation.JOIN):
+        pair.session.request(operation, ChannelRequest(ROOM), pair.now)
+    pair.move()
+    while pair.connection.requests:
+        pair.connection.answer_one()
+        pair.move()
+    pair.say(b"after")
+    assert pair.bodies() == [b"after"]
+
+
 def test_kicked_while_a_sync_is_under_way() -> None:
     pair = Pair(ROOM)
     pair.server.deferring = True
@@ -380,9 +470,12 @@ def test_the_hash_finds_what_was_changed(change: str) -> None:
         frame = encode_deliver(number, 0, each.id, each.prev, each.hash, each.time, each.sender.encode(), each.body)
         pair.connection.write(frame)
     pair.move()
-    assert pair.told_of(events.HashMismatch)
+    found = pair.told_of(events.HashMismatch)
+    assert found
     assert len(pair.bodies()) == 1 + len(stored)  # it is told, and the chat goes on
     assert not pair.session.closing
+    pair.say(b"5")  # the chain goes on from what the server told
+    assert pair.told_of(events.HashMismatch) == found
 
 
 def test_a_log_that_lost_what_was_shown() -> None:
