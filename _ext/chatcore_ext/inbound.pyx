@@ -7,8 +7,8 @@ from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport (
     FRAME_ACK, FRAME_CLOSE, FRAME_DELIVER, FRAME_EVENT, FRAME_FAILED, FRAME_GAP, FRAME_GOAWAY, FRAME_HELLO,
     FRAME_PING, FRAME_PONG, FRAME_REFUSED, FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL, FRAME_WELCOME,
-    HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, PING_SIZE, PROTOCOL_VERSION, RECORD_MESSAGE,
-    REQUEST_PREFIX_SIZE, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
+    HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, MAX_UNACKED_SENDS, PING_SIZE, PROTOCOL_VERSION,
+    RECORD_MESSAGE, REQUEST_PREFIX_SIZE, SEND_RESEND, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
 )
 from chatcore_ext.error_codes cimport (
     ERROR_BAD_SEQ, ERROR_BODY_TOO_LARGE, ERROR_MALFORMED_FRAME, ERROR_NOT_ALLOWED, ERROR_NOT_JOINED,
@@ -140,12 +140,17 @@ cdef void on_ping(HubState* hub, Connection* connection, const uint8_t* body, si
     output_append(&hub.output, connection, frame, HEADER_SIZE + PING_SIZE)
 
 
+# So far behind that the log's readers may no longer know whether they have seen it: they would drop it, acknowledged.
+cdef bint is_stale(unsigned long long seq, unsigned long long highest) noexcept nogil:
+    return highest >= MAX_UNACKED_SENDS and seq <= highest - MAX_UNACKED_SENDS
+
+
 # Why the send can not be taken, and for how long; 0: it can.
 cdef int refusal_of(
     HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send,
     unsigned int* retry_after_ms
 ) noexcept nogil:
-    if send.seq == 0:
+    if send.seq == 0 or is_stale(send.seq, connection.session.highest_seq):
         return ERROR_BAD_SEQ
     if subscription == NULL or not subscription.is_joined:
         return ERROR_NOT_JOINED
@@ -186,6 +191,11 @@ cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, si
     event.connection = connection_handle(connection)
     event.number = send.seq
     event.detail = <unsigned int>send.flags
+    if send.seq > connection.session.highest_seq:
+        connection.session.highest_seq = send.seq
+    else:
+        # Whatever the client says of it: the ACK must name the copy that counts, and this may not be it.
+        event.detail |= SEND_RESEND
     event.channel = subscription.channel.named.name
     write_record(event.data, &record)
     hub.counters.sends_accepted += 1

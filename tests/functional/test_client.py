@@ -328,12 +328,11 @@ def test_a_silent_server_is_left(run: Callable[[Test], None]) -> None:
         door.server.heartbeat_ms = 30
         async with client_of(door) as client:
             await client.join(ROOM)
-            await asyncio.sleep(0.15)  # five heartbeats: it stays where it is answered
+            await until(lambda: door.server.n_pings >= 5)  # it stays where it is answered
             assert door.logins == 1
-            door.is_deaf = True
+            door.deafen()
             sending = asyncio.create_task(client.send(ROOM, "into the void"))
-            await until(lambda: not client.connected)
-            door.is_deaf = False
+            await until(lambda: door.logins == 2)
             assert (await sending).id
             closed = [event async for event in _until_closed(client)][-1]
             assert closed.error

@@ -75,6 +75,19 @@ async def test_what_is_refused(server: LocalServer, open_raw: OpenRaw) -> None:
     assert await ann.refusal() == (2, "not_joined", 0)
 
 
+async def test_a_seq_used_twice_is_acknowledged_as_its_first_copy(server: LocalServer, open_raw: OpenRaw) -> None:
+    ann, number = await in_room(server, open_raw)
+    ann.send(1, number, b"first")
+    first = await ann.ack()
+    ann.send(1, number, b"another, under the same seq")
+    assert (await ann.ack())[:2] == first[:2]
+    ann.send(200, number, b"on")
+    await ann.ack()
+    ann.send(2, number, b"too late")
+    assert await ann.refusal() == (2, "bad_seq", 0)
+    assert [(await ann.delivery())[7] for _ in range(2)] == [b"first", b"on"]
+
+
 async def test_requests_that_are_none(server: LocalServer, open_raw: OpenRaw) -> None:
     ann, _ = await in_room(server, open_raw)
     requests: list[tuple[int, dict[str, Any], str]] = [

@@ -13,10 +13,10 @@ class ModelDoor:
         self.server = server or ModelServer()
         self.port = 0
         self.holding = False
-        self.is_deaf = False  # reads, and does nothing about it
         self.logins = 0
         self._listener: asyncio.Server | None = None
         self._writers: dict[ModelConnection, asyncio.StreamWriter] = {}
+        self._deaf: set[ModelConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -44,6 +44,10 @@ class ModelDoor:
         for writer in self._writers.values():
             writer.transport.abort()
 
+    def deafen(self) -> None:
+        """From now on the connections that are open read, and do nothing about it."""
+        self._deaf.update(self._writers)
+
     def release(self) -> None:
         self.holding = False
         while self.server.in_flight:
@@ -63,7 +67,7 @@ class ModelDoor:
         connection.on_output = lambda: writer.write(connection.take_output())
         try:
             while data := await reader.read(65536):
-                if self.is_deaf:
+                if connection in self._deaf:
                     continue
                 connection.receive(data)
                 if not self.holding:
@@ -75,5 +79,6 @@ class ModelDoor:
         finally:
             connection.lost()
             del self._writers[connection]
+            self._deaf.discard(connection)
             writer.close()
             self._tasks.discard(task)

@@ -177,6 +177,25 @@ def test_sends_that_are_refused(world: World) -> None:
     assert [event[1] for event in world.take(EVENT_SEND)] == [5]
 
 
+def test_a_seq_that_is_used_again_is_a_resend_whatever_it_says(world: World) -> None:
+    peer = world.login(b"ann", 1)
+    number = world.join(peer, ROOM)
+    peer.send(b"".join(encode_send(seq, number, 0, b"") for seq in (1, 130, 130, 2, 3)))
+    assert [(seq, code) for seq, code, _, _ in refused(world, peer)] == [(2, ErrorCode.ERROR_BAD_SEQ)]
+    assert [event[1:3] for event in world.take(EVENT_SEND)] == [(1, 0), (130, 0), (130, 1), (3, 1)]
+
+
+def test_a_resumed_session_goes_on_counting(world: World) -> None:
+    peer = world.login(b"ann", 1)
+    peer.send(encode_send(200, world.join(peer, ROOM), 0, b""))
+    world.take(EVENT_SEND)
+    again = world.login(b"ann", 1)
+    number = world.join(again, ROOM)
+    again.send(encode_send(200, number, 0, b"") + encode_send(72, number, 1, b"") + encode_send(73, number, 1, b""))
+    assert [(seq, code) for seq, code, _, _ in refused(world, again)] == [(72, ErrorCode.ERROR_BAD_SEQ)]
+    assert [event[1:3] for event in world.take(EVENT_SEND)] == [(200, 1), (73, 1)]
+
+
 def test_send_without_permission_is_refused_with_the_reason(world: World) -> None:
     peer = world.login(b"ann", 1)
     number = world.join(peer, ROOM, may_send=False)

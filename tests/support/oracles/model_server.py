@@ -80,6 +80,7 @@ class Faults:
 class ModelServer:
     ticket_ms: int = TICKET_MS
     heartbeat_ms: int = 30_000
+    n_pings: int = 0
     epoch: str = "epoch-1"
     now_ms: int = 1_000_000
     id_step: int = 3
@@ -274,6 +275,7 @@ class ModelConnection:
         if frame_type == FrameType.FRAME_HELLO:
             self._hello(body)
         elif frame_type == FrameType.FRAME_PING:
+            self.server.n_pings += 1
             self.write(encode_frame(FrameType.FRAME_PONG, body))
         elif frame_type == FrameType.FRAME_SEND:
             self._send(*decode_send(body))
