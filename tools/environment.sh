@@ -48,7 +48,9 @@ install_missing_packages() {
     fi
 }
 
-# new_environment FOLDER: a virtual environment, made once.
+version_of() { "$1" -c 'import sys; print(sys.version)' 2>/dev/null || echo none; }
+
+# new_environment FOLDER: a virtual environment, made once, and anew for another Python.
 new_environment() {
     local python
     python=$(find_python)
@@ -56,7 +58,8 @@ new_environment() {
         install_missing_packages "$python"
         python_is_complete "$python" || fail "$python still lacks venv or its headers (Python.h)."
     fi
-    if [ ! -x "$1/bin/python" ]; then
+    if [ "$(version_of "$1/bin/python")" != "$(version_of "$python")" ]; then
+        rm -rf "$1"
         "$python" -m venv "$1"
         "$1/bin/python" -m pip install --quiet --upgrade pip
     fi
@@ -66,6 +69,7 @@ new_environment() {
 sources_digest() {
     { cat pyproject.toml setup.py MANIFEST.in
       find _ext chatcore server \( -name '*.py' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -print0 | sort -z | xargs -0 cat
+      version_of "$(find_python)"
       echo "$*"; } | sha256sum | cut -d' ' -f1
 }
 

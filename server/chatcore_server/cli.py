@@ -87,9 +87,17 @@ def token(
 ) -> None:
     """Print a token with which PLAYER can log in."""
     from chatcore.errors import BadName
-    from chatcore_server.authentication import data_secret, development_token_key, make_token, read_secret_file
+    from chatcore_server.authentication import (
+        SECRET_NAME,
+        data_secret,
+        development_token_key,
+        make_token,
+        read_secret_file,
+    )
     from chatcore_server.settings import SettingsError
 
+    if not secret_file and not (data / SECRET_NAME).exists():
+        print(f"chatcore: no server has used {data} so far; this makes its secret", file=sys.stderr)
     try:
         key = read_secret_file(secret_file) if secret_file else development_token_key(data_secret(data))
         print(make_token(key, player, _seconds(expires), channel or None))
