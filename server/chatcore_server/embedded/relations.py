@@ -103,8 +103,8 @@ class EmbeddedRelations:
 
     async def blocked_between(self, player: bytes, other: bytes) -> bool:
         def look_up(connection: sqlite3.Connection) -> bool:
-            rows = "SELECT 1 FROM blocks WHERE (player = ?1 AND other = ?2) OR (player = ?2 AND other = ?1)"
-            return connection.execute(rows, (player, other)).fetchone() is not None
+            rows = "SELECT 1 FROM blocks WHERE (player = ? AND other = ?) OR (player = ? AND other = ?)"
+            return connection.execute(rows, (player, other, other, player)).fetchone() is not None
 
         return await self._reader.look_up(look_up, CODE)
 
@@ -117,8 +117,8 @@ class EmbeddedRelations:
         return await self._writer.change(change, CODE)
 
     async def remove_friend(self, player: bytes, other: bytes) -> None:
-        both = "DELETE FROM friends WHERE (player = ?1 AND other = ?2) OR (player = ?2 AND other = ?1)"
-        await self._execute(both, (player, other))
+        both = "DELETE FROM friends WHERE (player = ? AND other = ?) OR (player = ? AND other = ?)"
+        await self._execute(both, (player, other, other, player))
 
     async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
         def look_up(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
@@ -126,7 +126,7 @@ class EmbeddedRelations:
 
         return await self._reader.look_up(look_up, CODE)
 
-    async def _execute(self, statement: str, parameters: tuple[bytes, bytes]) -> None:
+    async def _execute(self, statement: str, parameters: tuple[bytes, ...]) -> None:
         def change(connection: sqlite3.Connection) -> None:
             connection.execute(statement, parameters)
 
