@@ -36,6 +36,13 @@ class Attendance:
                 players[player] = None
         return list(players)[:limit]
 
+    def companions(self, player: bytes) -> set[bytes]:
+        """Who is told of the player's comings and goings: the others in the channels that the player is in."""
+        hub = self._context.hub
+        channels = {channel for _, other in hub.sessions_of(player) if other for channel in hub.channels_of(other)}
+        found = {one for channel in channels if self._is_told(channel) for one in hub.players_in(channel, MAX_TOLD)}
+        return found - {player}
+
     def arrived(self, player: bytes, channel: bytes, connection: int) -> None:
         """To be called after the join if `is_present` was false before it."""
         if self._is_told(channel):

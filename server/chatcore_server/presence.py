@@ -1,11 +1,13 @@
-"""Players' presence, and telling it to their friends: first session in, last session out, away.
+"""Players' presence, and telling it: to friends the first session in, the last session out and away; to those in the
+same channels away and back. A channel's comings and goings themselves are attendance.py's.
 
-A backend that does not answer costs the news, never a connection. Channels' comings and goings are attendance.py's.
+A backend that does not answer costs the news, never a connection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from chatcore.operations import Empty, PresenceEvent, SetPresenceRequest
+from chatcore_server.attendance import Attendance
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.context import Caller, Context
 from chatcore_server.logging import get_logger
@@ -17,8 +19,9 @@ _log = get_logger()
 class PresenceKeeper:
     """Changes of one player are made one after the other, in the order of the calls."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, attendance: Attendance) -> None:
         self._context = context
+        self._attendance = attendance
         self._locks = Locks()
 
     def change(self, player: bytes, session: int, presence: str, friends: Sequence[bytes] | None = None) -> None:
@@ -45,12 +48,14 @@ class PresenceKeeper:
                 return
             if friends is None:
                 friends = (await relations.friends(player))[0]
-            self.tell(player, after, friends)
+            is_online_throughout = "offline" not in (before, after)
+            others = self._attendance.companions(player) if is_online_throughout else set()
+            self._tell(player, after, others.union(friends))
 
-    def tell(self, player: bytes, presence: str, friends: Sequence[bytes]) -> None:
+    def _tell(self, player: bytes, presence: str, others: Iterable[bytes]) -> None:
         event = PresenceEvent(player.decode("ascii"), presence)
-        for friend in friends:
-            self._context.outbox.event_to_player(friend, event)
+        for other in others:
+            self._context.outbox.event_to_player(other, event)
 
     async def set_presence(self, caller: Caller, request: SetPresenceRequest) -> Empty:
         await self.change_now(caller.player, caller.session, request.presence)

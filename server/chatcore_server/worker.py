@@ -73,7 +73,7 @@ class Worker:
         controls = ControlLog(self._backends.log, context.applied)
         permissions = Permissions(context)
         attendance = Attendance(context)
-        presence = PresenceKeeper(context)
+        presence = PresenceKeeper(context, attendance)
         self._social = Social(context, controls)
         self._tickets = TicketKeeper(context, self._social)
         self._sends = Sends(context)

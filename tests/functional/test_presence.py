@@ -40,6 +40,21 @@ async def test_friends_are_told(server: LocalServer) -> None:
     assert (await ann.client.friends()).friends == {}
 
 
+async def test_those_in_the_same_channel_are_told_who_is_away(server: LocalServer) -> None:
+    ann, bob, cid = await server.login("ann"), await server.login("bob"), await server.login("cid")
+    for player in (ann, bob):
+        await player.client.join("room:lobby")
+        await player.client.join("room:other")
+    await cid.client.join("dm:bob:cid")
+    await bob.client.set_presence("away")
+    await ann.is_told(operations.PresenceEvent, player="bob", presence="away")
+    await bob.client.set_presence("online")
+    await ann.is_told(operations.PresenceEvent, player="bob", presence="online")
+    assert len(ann.told(operations.PresenceEvent)) == 2  # once each, however many channels they share
+    assert not bob.told(operations.PresenceEvent)
+    assert not cid.told(operations.PresenceEvent)
+
+
 async def test_a_block_ends_a_friendship(server: LocalServer) -> None:
     ann, bob = await server.login("ann"), await server.login("bob")
     await befriend(ann, bob)
