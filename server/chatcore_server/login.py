@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from chatcore.errors import AuthenticationError, BadTicket, ChatError, RequestError, TooManyChannels
+from chatcore.errors import AuthenticationError, BadName, BadTicket, ChatError, RequestError, TooManyChannels
 from chatcore.operations import ChannelState, ConversationState, Hello, Limits, Welcome, encode_body
 from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_ext.error_codes import ErrorCode
@@ -171,31 +171,35 @@ class Login:
         limit = self._context.settings.limits.channels
         names = list(hello.channels)[:limit]
         admission.lost.update(dict.fromkeys(list(hello.channels)[limit:], TooManyChannels.code))
-        checks = [self._check(admission, name) for name in names]
-        for name, result in zip(names, await asyncio.gather(*checks), strict=True):
-            if isinstance(result, bytes):
-                admission.channels.append(result)
+        asked = []
+        for name in names:
+            try:
+                channel = channel_name(name)
+            except BadName as error:
+                admission.lost[name] = error.code
+                continue
+            if not self._context.signer.allows(admission.grants, channel):
+                admission.lost[name] = ErrorCode.ERROR_NOT_ALLOWED
+            elif self._is_vouched_for(admission, channel):
+                admission.channels.append(channel)
             else:
-                admission.lost[name] = result
+                asked.append(channel)
+        if asked:  # most logins need no task of their own for this
+            await asyncio.gather(*(self._check(admission, channel) for channel in asked))
         await self._channels.learn_heads(admission.channels)
 
-    async def _check(self, admission: _Admission, name: str) -> bytes | int:
-        """The channel as bytes if the player may be in it, otherwise the error code."""
+    async def _check(self, admission: _Admission, channel: bytes) -> None:
         try:
-            channel = channel_name(name)
-            if not self._context.signer.allows(admission.grants, channel):
-                return ErrorCode.ERROR_NOT_ALLOWED
-            if not self._is_vouched_for(admission, channel):
-                await self._permissions.check_right(admission.player, channel)
-            return channel
+            await self._permissions.check_right(admission.player, channel)
+            admission.channels.append(channel)
         except (ChatError, BackendUnavailable) as error:
-            return error.code
+            admission.lost[channel.decode("ascii")] = error.code
 
     def _is_vouched_for(self, admission: _Admission, channel: bytes) -> bool:
-        """A fresh login has just read the player's groups; a ticket vouches for what it names, if nothing has changed
-        since.
+        """Rooms are open. A fresh login has read the player's groups; a ticket vouches for what it names, if nothing
+        has changed since.
         """
-        if channel in admission.roles:
+        if channel.startswith(b"room:") or channel in admission.roles:
             return True
         if not admission.vouched or self._context.signer.digest(channel) not in admission.vouched:
             return False
@@ -218,7 +222,8 @@ class Login:
         if admission.grants is not None:
             self._context.grants[connection] = admission.grants
         self._social.logged_in(player, admission.blocks, admission.serial)
-        states = self._enter_channels(connection, admission)
+        may_be_present = bool(was_in) or len(hub.sessions_of(player)) > 1
+        states = self._enter_channels(connection, admission, may_be_present)
         ticket, ticket_ms = self._tickets.first(connection, admission.session, player, admission.token_expires_ms)
         settings = self._context.settings
         welcome = Welcome(
@@ -243,7 +248,7 @@ class Login:
         if not was_here:
             self._presence.change(player, admission.session, "online", admission.friends)
 
-    def _enter_channels(self, connection: int, admission: _Admission) -> dict[str, ChannelState]:
+    def _enter_channels(self, connection: int, admission: _Admission, may_be_present: bool) -> dict[str, ChannelState]:
         hub, player = self._context.hub, admission.player
         states: dict[str, ChannelState] = {}
         for channel in admission.channels:
@@ -252,7 +257,7 @@ class Login:
                 # Rights changed while they were looked up. The client joins again, and then they are looked up again.
                 admission.lost[name] = ErrorCode.ERROR_RELATIONS_UNAVAILABLE
                 continue
-            was_present = self._attendance.is_present(player, channel)
+            was_present = may_be_present and self._attendance.is_present(player, channel)
             generation = hub.begin_join(connection, channel)
             number = hub.complete_join(connection, channel, generation, True) if generation else 0
             if number:
