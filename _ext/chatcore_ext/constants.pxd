@@ -81,6 +81,10 @@ cpdef enum:
     DEFAULT_MAX_CHANNELS_PER_CONNECTION = 256  # joins of one connection
     DEFAULT_MAX_CONNECTIONS = 100000        # per worker; above it the newest is refused
     LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
+    # Bytes that a transport (TLS, WebSocket) holds unsent before the hub keeps the rest, and at which it goes on.
+    # uvloop's own are 64 KiB or 512 KiB, by kind, and 16 bytes or 128 KiB.
+    TRANSPORT_HIGH_WATER = 65536
+    TRANSPORT_LOW_WATER = 16384
     WHEEL_TICK_MS = 50                      # how late a deadline may be; none of them is finer than a second
     WHEEL_SLOTS = 2048                      # one revolution, 102 s, is over the longest common deadline (heartbeat)
     BURST_EVENTS = 512                      # epoll events handled in one turn: bounds the turn to a few ms

@@ -16,6 +16,8 @@ cdef void resume_listening(HubState* hub) noexcept nogil
 cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil
 # What every new connection starts with, socket or transport; one over the limit is told so and ends.
 cdef void admit(HubState* hub, Connection* connection) noexcept nogil
+# So many are over the limit and waiting to hear it that one more is closed without a word.
+cdef bint is_overrun(const HubState* hub) noexcept nogil
 
 # Parse bytes that came for the connection and handle the frames that are whole.
 cdef void take_input(HubState* hub, Connection* connection, const uint8_t* data, size_t size) noexcept nogil

@@ -131,6 +131,12 @@ cdef void admit(HubState* hub, Connection* connection) noexcept nogil:
     set_deadline(hub, connection)
 
 
+cdef bint is_overrun(const HubState* hub) noexcept nogil:
+    return hub.n_open >= hub.limits.max_connections and (
+        hub.connections.n_used >= hub.limits.max_connections + MAX_REFUSALS_UNDER_WAY
+    )
+
+
 cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil:
     cdef:
         Connection* connection = connection_new(&hub.connections)
@@ -166,9 +172,7 @@ cdef void accept_from(HubState* hub, int i) noexcept nogil:
                 watch_listener(hub, i, EPOLL_CTL_MOD, 0)
             if errno != EINTR and errno != ECONNABORTED:
                 return
-        elif hub.n_open >= hub.limits.max_connections and (
-            hub.connections.n_used >= hub.limits.max_connections + MAX_REFUSALS_UNDER_WAY
-        ):
+        elif is_overrun(hub):
             hub.counters.connections_refused += 1
             close(descriptor)
         elif adopt(hub, descriptor, &error) == NULL:

@@ -11,11 +11,18 @@ class TransportLink:
 
     Fits asyncio's and uvloop's `create_server(lambda: TransportLink(hub, wake), ssl=...)`. `wake()` is called after
     each read and when writing becomes possible again: the shell then schedules one `take_events` and `flush` for this
-    turn."""
+    turn.
+
+    What the transport holds unsent is bounded: above TRANSPORT_HIGH_WATER the hub keeps the rest itself, under its own
+    bound."""
     def __init__(self, hub: Hub, wake: Callable[[], object]) -> None: ...
     @property
     def connection(self) -> int:
-        """The hub's handle; 0 before connection_made."""
+        """The hub's handle; 0 before `open` and connection_made, and of one that was refused without a word."""
+    def open(self) -> bool:
+        """Count as a connection before there is a transport (while TLS shakes hands), so that limits and the time for
+        HELLO hold from there on. False: the server is full, do without the transport. Then exactly one of
+        `connection_made` and, if no transport comes of it, `connection_lost` must follow."""
     def connection_made(self, transport: object) -> None: ...
     def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
@@ -25,3 +32,9 @@ class TransportLink:
     def connection_lost(self, exc: BaseException | None) -> None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
+
+    # What the hub does with it
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None:
+        """End our side when what is written is out. The transport lives on until the peer ends its own."""
+    def abort(self) -> None: ...

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from chatcore_ext.constants cimport TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER
 from chatcore_ext.hub cimport Hub
 
 
@@ -10,20 +11,39 @@ cdef class TransportLink:
     cdef:
         Hub hub
         object wake
+        object transport           # None: not made yet, or lost
         unsigned long long handle
+        bint is_open               # the hub has been told
+        bint is_closed             # the hub is through with it
 
     def __init__(self, Hub hub not None, wake):
         self.hub = hub
         self.wake = wake
+        self.transport = None
         self.handle = 0
 
     @property
     def connection(self):
         return self.handle
 
-    def connection_made(self, transport):
-        self.handle = self.hub.open_transport(transport)
+    def open(self):
+        self.is_open = True
+        self.handle = self.hub.open_transport(self)
         self.wake()
+        return self.hub.is_known(self.handle)
+
+    # --- what the transport tells ---
+
+    def connection_made(self, transport not None):
+        self.transport = transport
+        if self.is_closed:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER)
+        if not self.is_open:
+            self.open()
+            if self.handle == 0:
+                transport.abort()
 
     def get_buffer(self, Py_ssize_t sizehint):
         # One buffer for all: it is read in `buffer_updated`, before any other transport can be asked for one.
@@ -42,6 +62,8 @@ cdef class TransportLink:
         return False  # the transport closes itself
 
     def connection_lost(self, exc):
+        self.transport = None
+        self.is_closed = True
         self.hub.close_transport(self.handle)
         self.wake()
 
@@ -51,3 +73,25 @@ cdef class TransportLink:
     def resume_writing(self):
         self.hub.set_writable(self.handle, True)
         self.wake()
+
+    # --- what the hub does with it ---
+
+    def write(self, bytes data not None):
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def close(self):
+        self.is_closed = True
+        if self.transport is None:
+            return
+        if self.transport.can_write_eof():
+            # To close it now might reset the connection and take the last bytes with it: the peer hangs up, or the hub
+            # aborts it after a while. TLS has an end of its own that waits for the peer's.
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def abort(self):
+        self.is_closed = True
+        if self.transport is not None:
+            self.transport.abort()

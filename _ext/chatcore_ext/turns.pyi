@@ -64,8 +64,12 @@ class Turns:
 
     # I/O: connections on a transport (TLS, WebSocket); see transport_link.pyi
     def open_transport(self, transport: object) -> int:
-        """`transport` has write(bytes), close() and abort(). 0: too many connections, and the transport is being
-        closed."""
+        """`transport` has write(bytes), close() and abort(). After `close` it must say `close_transport` when it is
+        lost; one that does not for LINGER_MS is aborted.
+
+        One connection too many is told so and closed, as if accepted. 0: far too many; the caller drops it."""
+    def is_known(self, connection: int) -> bool:
+        """False: it is gone, or closing."""
     def receive(self, connection: int, data: bytes | bytearray | memoryview) -> None: ...
     def close_transport(self, connection: int) -> None:
         """The transport has lost its connection (harmless if the hub closed it)."""

@@ -32,12 +32,12 @@ from chatcore_ext.output cimport (
     take_pending,
 )
 from chatcore_ext.reactor cimport (
-    admit, adopt, burst, close_descriptor, listen_on, reactor_close, reactor_open, read_clocks, resume_listening,
-    stop_listening, take_input,
+    admit, adopt, burst, close_descriptor, is_overrun, listen_on, reactor_close, reactor_open, read_clocks,
+    resume_listening, stop_listening, take_input,
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.tables cimport (
-    STATE_CLOSING, STATE_FREE, STATE_LOST, STATE_OPEN, STATE_READY, Player, Session, Subscription,
+    STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
 )
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
 
@@ -336,14 +336,21 @@ cdef class Turns:
     # --- connections on a transport ---
 
     def open_transport(self, transport not None):
-        cdef Connection* connection = connection_new(&self.state.connections)
+        cdef Connection* connection
+        if is_overrun(&self.state):
+            self.state.counters.connections_refused += 1
+            return 0
+        connection = connection_new(&self.state.connections)
         if connection == NULL:
             raise MemoryError
         read_clocks(&self.state)
         Py_INCREF(transport)
         connection.transport = <PyObject*>transport
         admit(&self.state, connection)
-        return connection_handle(connection) if connection.state == STATE_OPEN else 0
+        return connection_handle(connection)
+
+    def is_known(self, unsigned long long connection):
+        return self.known(connection) != NULL
 
     def receive(self, unsigned long long connection, data not None):
         cdef Py_buffer view
@@ -399,10 +406,9 @@ cdef class Turns:
                 self.state.counters.bytes_sent += len(pending)
                 transport.write(pending)
             if connection.state == STATE_CLOSING and connection.transport != NULL:
-                # It writes out what it holds by itself; nothing more is to be done for it here.
-                Py_DECREF(transport)
-                connection.transport = NULL
-                connection.state = STATE_LOST
+                # It writes out what it holds by itself. One whose peer takes nothing would do so for ever: it is ours
+                # until it is lost or the deadline aborts it.
+                connection.state = STATE_LINGERING
                 transport.close()
         except Exception:
             output_drop(&self.state.output, connection, 0)

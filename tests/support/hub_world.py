@@ -67,7 +67,7 @@ class SocketPeer:
 
 
 class MemoryTransport:
-    """As much of asyncio.Transport as the hub uses: write, close, abort."""
+    """As much of asyncio.Transport as a link uses. Like a real one it is lost only after `close` has returned."""
 
     def __init__(self) -> None:
         self.written = bytearray()
@@ -89,6 +89,12 @@ class MemoryTransport:
 
     def abort(self) -> None:
         self.ending = True
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert 0 < low < high
 
 
 class TransportPeer:
