@@ -2,8 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from chatcore.address import DEFAULT_PORT
 from chatcore.backoff import Reconnect
-from chatcore.client import DEFAULT_PORT, Client, Receipt
+from chatcore.client import Client, Receipt
 from chatcore.errors import (
     AlreadyExists,
     AuthenticationError,

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import inspect
 import random
+import ssl as tls
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -22,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from chatcore import operations
+from chatcore.address import encryption, parse_address
 from chatcore.backoff import Reconnect
 from chatcore.connection import Connection, now_ms
 from chatcore.errors import (
@@ -47,10 +49,10 @@ from chatcore.events import (
 from chatcore.names import direct_channel, validate_channel, validate_player
 from chatcore.operations import ChannelRequest, Empty, MemberRequest, Operation, PlayerRequest, Role
 from chatcore.session import ClientSession
+from chatcore.websocket import WebSocketAdapter
 from chatcore_ext.constants import UNKNOWN_ID, DeliverFlag, SignalKind
 from chatcore_ext.error_codes import ErrorCode
 
-DEFAULT_PORT = 7400
 MAX_QUEUED_EVENTS = 10_000  # above it the client stops reading until its user has caught up; TCP then slows the server
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0  # for what is still to be sent when the client is closed
@@ -72,6 +74,10 @@ class Receipt(Struct, frozen=True):
 class Client:
     """One player's session with a chatcore server.
 
+    `host` is a host's name or address, or a URL of one of the server's doors: tcp://, tls://, ws:// or wss://, with a
+    port unless it is the default one. `ssl` is the context for tls:// and wss://; without it, the system's certificate
+    authorities count. Raises ValueError if it is neither.
+
     `token` is the player's JWT, or a callable that gets one (it may be a coroutine function). It is called at every
     log-in, so that it can renew, and once more if the server refuses what it gave. Messages come by `async for message
     in client`; `events()` gives all that happens, `ConnectionClosed` and `Connected` included. Use one of the two, one
@@ -83,14 +89,15 @@ class Client:
     def __init__(
         self,
         host: str = "127.0.0.1",
-        port: int = DEFAULT_PORT,
+        port: int | None = None,
         *,
         token: TokenSource,
+        ssl: tls.SSLContext | None = None,
         name: str = "chatcore-python/0.1",
         reconnect: Reconnect | None = None,
     ) -> None:
-        self._host = host
-        self._port = port
+        self._address = parse_address(host, port)
+        self._encryption = encryption(self._address, ssl)
         self._token = token
         self._reconnect = reconnect or Reconnect()
         self._session = ClientSession(client=name)
@@ -318,17 +325,31 @@ class Client:
         """Open a connection, which says hello. Raises ConnectionLost if nobody listens, and what the token source
         raises."""
         token = await self._get_token()
-        loop = asyncio.get_running_loop()
+        connection = Connection(self._session, token, self._take)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._session, token, self._take), self._host, self._port
-                )
+                await self._connect_door(connection)
         except (OSError, TimeoutError) as error:
-            raise ConnectionLost(f"cannot connect to {self._host}:{self._port}: {error or 'timed out'}") from error
+            raise ConnectionLost(f"cannot connect to {self._address.uri}: {error or 'timed out'}") from error
         self._connection = connection
         self._update_reading()
         return connection
+
+    async def _connect_door(self, connection: Connection) -> None:
+        """Raises OSError."""
+        address = self._address
+        protocol = WebSocketAdapter(connection, address.uri) if address.is_websocket else connection
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: protocol, address.host, address.port, ssl=self._encryption
+        )
+        if isinstance(protocol, WebSocketAdapter):
+            try:
+                refusal = await protocol.opened
+            except BaseException:
+                transport.abort()
+                raise
+            if refusal is not None:
+                raise refusal
 
     async def _get_token(self) -> str:
         if isinstance(self._token, str):
