@@ -9,6 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ssl import SSLContext
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.buffer import Buffer
@@ -295,10 +296,12 @@ def _prompt_session(chat: Chat) -> "PromptSession[str]":
     return session
 
 
-async def chat(host: str, port: int, player: str, token: Callable[[], str]) -> None:
-    """Run the client until its user quits. Raises ChatError if the first connection fails or the client gives up."""
+async def chat(address: str, player: str, token: Callable[[], str], encryption: SSLContext | None) -> None:
+    """Run the client until its user quits. Raises ChatError if the first connection fails or the client gives up, and
+    ValueError for an address that is none."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    client = Client(host, port, token=token, name="chatcore-chat", reconnect=Reconnect(limit_ms=3000))
+    reconnect = Reconnect(limit_ms=3000)
+    client = Client(address, token=token, name="chatcore-chat", reconnect=reconnect, ssl=encryption)
     display: Display = TerminalDisplay(player) if interactive else ScriptDisplay()
     talk = Chat(client, player, display, _print_line)
     async with client:

@@ -5,7 +5,7 @@ Knows options and texts; what the commands do is in serve.py, authentication.py 
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -53,7 +53,9 @@ def serve(
 
 
 def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
-    print(f"chatcore ready tcp={settings.host}:{server.port} http={settings.http_host}:{server.http_port}", flush=True)
+    doors = [f" {name}={settings.host}:{port}" for name, port in server.ports.items() if name != "tcp"]
+    tcp, http = f"{settings.host}:{server.port}", f"{settings.http_host}:{server.http_port}"
+    print(f"chatcore ready tcp={tcp} http={http}{''.join(doors)}", flush=True)
     if sys.stderr.isatty():
         print(_what_next(server.port, settings), file=sys.stderr, flush=True)
 
@@ -109,22 +111,27 @@ def token(
 
 @app.command()
 def chat(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")] = "127.0.0.1:7400",
+    address: Annotated[
+        str, typer.Argument(help="HOST:PORT of the server, tls://HOST:PORT, ws://HOST:PORT/ or wss://HOST:PORT/.")
+    ] = "127.0.0.1:7400",
     player: Annotated[str, typer.Option("--as", help="The player's name.")] = "",
     token: Annotated[str, typer.Option(help="The player's token; without it, --data makes one.")] = "",
     data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
+    ca: Annotated[
+        Path | None, typer.Option(help="Who signs the server's certificate (PEM), if the system does not know them.")
+    ] = None,
 ) -> None:
     """Chat on a terminal. With standard input from elsewhere: commands in, one line per event out."""
     import asyncio
+    import ssl
 
     from chatcore.errors import ChatError
     from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, make_token
     from chatcore_server.chat import chat as run
     from chatcore_server.settings import SettingsError
 
-    host, _, port = address.rpartition(":")
-    if not player or not host or not port.isdigit():
-        _fail("who are you, and where is the server? chatcore chat --as alice 127.0.0.1:7400")
+    if not player:
+        _fail("who are you? chatcore chat --as alice 127.0.0.1:7400")
     if not token and not (data / SECRET_NAME).exists():
         _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token")
 
@@ -132,8 +139,12 @@ def chat(
         return token or make_token(development_token_key(data_secret(data)), player, _CHAT_TOKEN_S)
 
     try:
-        asyncio.run(run(host.strip("[]"), int(port), player, new_token))
-    except (ChatError, SettingsError) as error:
+        encryption = ssl.create_default_context(cafile=ca) if ca else None
+    except OSError as error:
+        _fail(f"{ca} holds no certificates: {error}")
+    try:
+        asyncio.run(run(address, player, new_token, encryption))
+    except (ChatError, SettingsError, ValueError) as error:
         _fail(str(error))
 
 
@@ -146,7 +157,7 @@ def _seconds(text: str) -> int:
     return int(number) * units[unit]
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"chatcore: {message}", file=sys.stderr)
     raise typer.Exit(1)
 

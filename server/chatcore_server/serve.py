@@ -8,15 +8,14 @@ import contextlib
 import gc
 import resource
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
-from chatcore_ext.transport_link import TransportLink
 from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
 from chatcore_server.backends import BackendUnavailable
+from chatcore_server.doors import DoorError, Doors
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
 from chatcore_server.http import HealthServer
 from chatcore_server.logging import get_logger
@@ -24,7 +23,6 @@ from chatcore_server.settings import ServerSettings, SettingsError
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
 
-_BACKLOG = 4096  # connections that wait to be accepted: a wave of reconnecting clients
 _DRAIN_SHARE = 0.8  # of the deadline: the rest is for writing the log out
 _log = get_logger()
 
@@ -38,10 +36,9 @@ class Server:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.port = 0
+        self.ports: dict[str, int] = {}  # by door: tcp, tls, websocket
         self.http_port = 0
-        self._socket: socket.socket | None = None
-        self._transport_server: asyncio.AbstractServer | None = None
+        self.doors: Doors | None = None
         self.worker: Worker | None = None
         self.store: EmbeddedStore | None = None
         self._health = HealthServer(self._why_not_ready)
@@ -53,10 +50,11 @@ class Server:
         try:
             secret = data_secret(folder)
             authenticator = make_authenticator(self.settings, secret)
-            self._socket = bind(self.settings.host, self.settings.port)
+            self.doors = Doors(self.settings)
+            self.doors.bind()
             store = EmbeddedStore(folder, self.settings.embedded)
             await store.open()
-        except (SettingsError, EmbeddedStoreError) as error:
+        except (SettingsError, EmbeddedStoreError, DoorError) as error:
             raise ServeError(str(error)) from None
         self.store = store
         signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
@@ -66,8 +64,13 @@ class Server:
         except BackendUnavailable as error:
             raise ServeError(f"the message log cannot be read: {error}") from None
         self.http_port = await self._start_http()
-        await self._listen(self.worker, self._socket)
-        self.port = self._socket.getsockname()[1]
+        self.doors.open(self.worker.hub, self.worker.wake)
+        self.ports = self.doors.ports
+
+    @property
+    def port(self) -> int:
+        """Of the TCP door."""
+        return self.ports["tcp"]
 
     async def _start_http(self) -> int:
         host, port = self.settings.http_host, self.settings.http_port
@@ -78,23 +81,11 @@ class Server:
                 f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port"
             ) from None
 
-    async def _listen(self, worker: Worker, listening: socket.socket) -> None:
-        listening.listen(_BACKLOG)
-        if self.settings.engine == "epoll":
-            worker.hub.listen(listening.fileno())
-            return
-        self._transport_server = await asyncio.get_running_loop().create_server(
-            lambda: _protocol(TransportLink(worker.hub, worker.wake)), sock=listening, backlog=_BACKLOG
-        )
-
     def _stop_listening(self) -> None:
-        """Who connects now is refused, and does not wait in a backlog that nobody looks at."""
-        if self._transport_server is not None:
-            self._transport_server.close()
         if self.worker is not None:
             self.worker.hub.stop_accepting()
-        if self._socket is not None:
-            self._socket.close()
+        if self.doors is not None:
+            self.doors.stop_listening()
 
     def _why_not_ready(self) -> str:
         if self._is_stopping:
@@ -111,36 +102,14 @@ class Server:
         self._stop_listening()
         if self.worker is not None:
             is_clean = await self.worker.drain(deadline_s * _DRAIN_SHARE)
+        if self.doors is not None:
+            await self.doors.close()
+        if self.worker is not None:
             await self.worker.close()
         if self.store is not None:
             await self.store.close()
         await self._health.stop()
         return is_clean
-
-
-def _protocol(link: TransportLink) -> asyncio.BaseProtocol:
-    return link  # type: ignore[return-value]  # a BufferedProtocol by shape
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that holds the address and does not listen yet: who connects too early is refused and comes again."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ServeError(f"{host} is no address of this machine: {error.strerror}") from None
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setblocking(False)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise ServeError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another with --host and --port"
-        ) from None
-    return bound
 
 
 def serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
@@ -166,7 +135,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -
     gc.collect()
     gc.freeze()
     on_ready(server)
-    _log.info("ready", host=settings.host, port=server.port, http_port=server.http_port, data=settings.data)
+    _log.info("ready", host=settings.host, **server.ports, http=server.http_port, data=settings.data)
     await asked_to_stop.wait()
     _log.info("draining")
     stopping = asyncio.create_task(server.stop())

@@ -8,6 +8,7 @@ them).
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +84,36 @@ class DrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reconnect_window_ms: int = 2_000  # clients spread their reconnecting over this
 
 
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for clients that encrypt (TLS 1.2 and 1.3), and the certificate of all doors that do."""
+
+    enabled: bool = False
+    port: int = 7443
+    certificate_file: str = ""  # PEM: the certificate, then those between it and the root
+    key_file: str = ""  # PEM, without a password; empty: it is in certificate_file
+    # Who signs the clients' own certificates, PEM; and whether they must have one.
+    client_ca_file: str = ""
+    client_certificates: Literal["none", "optional", "required"] = "none"
+
+
+class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for browsers (RFC 6455)."""
+
+    enabled: bool = False
+    port: int = 7444
+    tls: bool = False  # with the certificate under [tls]
+    path: str = "/"
+    # Of the pages whose scripts may connect, as "https://game.example"; "*" = all. A client that is no browser names
+    # none and is let in.
+    origins: tuple[str, ...] = ()
+
+
+class ProxyProtocolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Load balancers that say before each connection whose it is (PROXY protocol, version 2), on all doors."""
+
+    trusted: tuple[str, ...] = ()  # networks of the balancers; if there are any, nobody else may connect
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. The defaults are a complete chat server on this machine alone."""
 
@@ -100,6 +131,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     log: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    tls: TlsSettings = TlsSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
+    proxy_protocol: ProxyProtocolSettings = ProxyProtocolSettings()
 
     @property
     def ticket_lifetime_ms(self) -> int:
@@ -164,10 +198,27 @@ def _check_ranges(table: msgspec.Struct, path: str) -> None:
         value = getattr(table, name)
         if isinstance(value, msgspec.Struct):
             _check_ranges(value, f"{path}{name}.")
-        elif isinstance(value, int) and not path.startswith("embedded."):  # that table checks itself
+        elif type(value) is int and not path.startswith("embedded."):  # that table checks itself
             lowest = 0 if name in _ZERO_ALLOWED else 1
             highest = _HIGHEST.get(name, (1 << 53) - 1 if name.endswith("_ms") else (1 << 31) - 1)
             if not lowest <= value <= highest:
                 raise SettingsError(f"{path}{name} must be {lowest} to {highest}, not {value}")
+    if isinstance(table, ServerSettings):
+        _check_doors(table)
     if isinstance(table, LimitSettings) and table.frame_bytes < 256:
         raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
+
+
+def _check_doors(settings: ServerSettings) -> None:
+    tls, websocket = settings.tls, settings.websocket
+    if not tls.certificate_file and (tls.enabled or (websocket.enabled and websocket.tls)):
+        raise SettingsError("tls.certificate_file must name the server's certificate: a door is to be encrypted")
+    if tls.client_certificates != "none" and not tls.client_ca_file:
+        raise SettingsError("tls.client_ca_file must name who signs the clients' certificates, or ask for none")
+    if not websocket.path.startswith("/") or "?" in websocket.path:
+        raise SettingsError(f"websocket.path must begin with a slash and have no '?', unlike {websocket.path}")
+    for network in settings.proxy_protocol.trusted:
+        try:
+            ip_network(network)
+        except ValueError as problem:
+            raise SettingsError(f"proxy_protocol.trusted must be addresses or networks: {problem}") from None

@@ -1,4 +1,4 @@
-"""Servers on loopback for the functional tests, on both engines."""
+"""Servers on loopback for the functional tests, which run over every door."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -11,24 +11,25 @@ from support.raw import RawClient
 from support.server_fixtures import make_server
 from support.servers import LocalServer
 
-__all__ = ["engine", "make_server", "open_raw", "server", "start_server"]
+__all__ = ["door", "make_server", "open_raw", "server", "start_server"]
 
 StartServer = Callable[..., LocalServer]
 OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]
 
 
-@pytest.fixture(params=["epoll", "transport"])
-def engine(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["tcp", "transport", "tls", "websocket"])
+def door(request: pytest.FixtureRequest) -> str:
+    """By which the test's clients come in; "transport" is the TCP door on uvloop's own sockets."""
     return str(request.param)
 
 
 @pytest_asyncio.fixture
-async def start_server(engine: str, tmp_path: Path) -> AsyncIterator[StartServer]:
+async def start_server(door: str, tmp_path: Path) -> AsyncIterator[StartServer]:
     """Starts servers with settings of the test's choice; all are checked and stopped at its end."""
     servers: list[LocalServer] = []
 
     def start(folder: str = "data", **layer: Any) -> LocalServer:
-        servers.append(LocalServer(tmp_path / folder, {"engine": engine, **layer}))
+        servers.append(LocalServer(tmp_path / folder, layer, door))
         return servers[-1].start()
 
     yield start
@@ -47,7 +48,7 @@ async def open_raw() -> AsyncIterator[OpenRaw]:
     clients: list[RawClient] = []
 
     async def open_one(server: LocalServer) -> RawClient:
-        clients.append(await RawClient.open(server.port))
+        clients.append(await RawClient.open(server.uri))
         return clients[-1]
 
     yield open_one

@@ -98,7 +98,7 @@ async def test_a_kick_while_logging_in(server: LocalServer) -> None:
     await owner.client.create_group(GUILD)
     await owner.client.add_member(GUILD, "ann")
     slow = slow_down(server, "profile")
-    ann = await RawClient.open(server.port)
+    ann = await RawClient.open(server.uri)
     logging_in = asyncio.create_task(ann.login(token=server.token("ann"), channels={GUILD: 0, ROOM: 0}))
     await until(lambda: slow.is_asked)
     await owner.client.remove_member(GUILD, "ann")
@@ -112,7 +112,7 @@ async def test_a_kick_while_logging_in(server: LocalServer) -> None:
 
 async def test_who_hangs_up_while_joining_leaves_nothing_behind(server: LocalServer) -> None:
     slow = slow_down(server, "role")
-    ann = await RawClient.open(server.port)
+    ann = await RawClient.open(server.uri)
     await ann.login(token=server.token("ann"))
     ann.ask(operations.Operation.JOIN, channel=GUILD)
     await until(lambda: slow.is_asked)
@@ -148,7 +148,7 @@ class LateHistory:
 
 
 async def test_sync_waits_for_a_history_that_lags(server: LocalServer) -> None:
-    ann = await RawClient.open(server.port)
+    ann = await RawClient.open(server.uri)
     number = (await ann.login(token=server.token("ann"), channels={ROOM: 0}))["channels"][ROOM][0]
     ann.send(1, number, b"hello")
     await ann.ack()

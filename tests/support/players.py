@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from chatcore import Client, Message, Reconnect
 from chatcore.events import ConnectionClosed, HashMismatch, HistoryTruncated, SessionEvent
+from support.certificates import client_context
 
 DEADLINE_S = 10.0
 PROMPT = Reconnect(first_ms=20, limit_ms=200)  # tests wait for reconnects
@@ -93,5 +94,7 @@ class Player:
             assert ids == sorted(set(ids)), f"{self.name}: {channel}"
 
 
-def player(port: int, token: str, reconnect: Reconnect = PROMPT) -> Player:
-    return Player(Client("127.0.0.1", port, token=token, reconnect=reconnect))
+def player(address: int | str, token: str, reconnect: Reconnect = PROMPT) -> Player:
+    """At the door of this address, or at the TCP door of this port."""
+    uri = f"tcp://127.0.0.1:{address}" if isinstance(address, int) else address
+    return Player(Client(uri, token=token, reconnect=reconnect, ssl=client_context()))

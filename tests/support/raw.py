@@ -18,6 +18,7 @@ from chatcore_ext.frame import (
     encode_request,
     encode_send,
 )
+from support.streams import Reader, Writer, open_stream
 
 DEADLINE_S = 10.0
 
@@ -25,7 +26,7 @@ DEADLINE_S = 10.0
 class RawClient:
     """One connection. Frames that a test does not wait for are kept for later."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader = reader
         self.writer = writer
         self._parser = FrameParser(0xFFFFFF)
@@ -33,8 +34,9 @@ class RawClient:
         self._n_requests = 0
 
     @classmethod
-    async def open(cls, port: int) -> "RawClient":
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def open(cls, address: int | str) -> "RawClient":
+        """To the TCP door of this port, or to the door of this address."""
+        return cls(*await open_stream(f"tcp://127.0.0.1:{address}" if isinstance(address, int) else address))
 
     async def next(self, *kinds: FrameType) -> tuple[int, bytes]:
         """The first frame of these kinds that has not been taken yet. Raises EOFError at the connection's end."""

@@ -15,6 +15,7 @@ from chatcore_server.authentication import data_secret, development_token_key, m
 from chatcore_server.serve import Server
 from chatcore_server.settings import ServerSettings, load_settings
 from chatcore_server.worker import Worker
+from support.certificates import write_server_certificate
 from support.players import Player, player
 
 START_DEADLINE_S = 20.0
@@ -25,17 +26,33 @@ def token_for(folder: Path, name: str, lifetime_s: int = 3600, channels: list[st
     return make_token(development_token_key(data_secret(folder)), name, lifetime_s, channels)
 
 
-class LocalServer:
-    """A server on uvloop in a thread of its own, on free ports, with players that are closed at its end."""
+def door_settings(door: str, folder: Path) -> dict[str, Any]:
+    """What opens a door on a free port."""
+    match door:
+        case "transport":
+            return {"engine": "transport"}
+        case "tls":
+            file = str(write_server_certificate(folder))
+            return {"tls": {"enabled": True, "port": 0, "certificate_file": file}}
+        case "websocket":
+            return {"websocket": {"enabled": True, "port": 0}}
+    return {}
 
-    def __init__(self, folder: Path, layer: dict[str, Any]) -> None:
+
+class LocalServer:
+    """A server on uvloop in a thread of its own, on free ports, with players that are closed at its end.
+
+    Its clients come in by one door: "tcp", "transport" (TCP on uvloop's own sockets), "tls" or "websocket"."""
+
+    def __init__(self, folder: Path, layer: dict[str, Any], door: str = "tcp") -> None:
+        self.door = door
         ports = {"port": 0, "http_port": 0, "data": str(folder), "drain": {"goaway_ms": 0, "deadline_ms": 2000}}
         self.folder = folder
         self.players: list[Player] = []
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server", daemon=True)
         self._thread.start()
-        self.server = self._run(_make_server(load_settings(ports, layer)))
+        self.server = self._run(_make_server(load_settings(ports, door_settings(door, folder.parent), layer)))
 
     def _run(self, coroutine: Coroutine[None, None, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_DEADLINE_S)
@@ -57,11 +74,16 @@ class LocalServer:
     def port(self) -> int:
         return self.server.port
 
+    @property
+    def uri(self) -> str:
+        scheme, name = {"tls": ("tls", "tls"), "websocket": ("ws", "websocket")}.get(self.door, ("tcp", "tcp"))
+        return f"{scheme}://127.0.0.1:{self.server.ports[name]}"
+
     def token(self, name: str, lifetime_s: int = 3600, channels: list[str] | None = None) -> str:
         return token_for(self.folder, name, lifetime_s, channels)
 
     async def login(self, name: str, **options: Any) -> Player:
-        self.players.append(player(self.port, self.token(name, **options)))
+        self.players.append(player(self.uri, self.token(name, **options)))
         return await self.players[-1].start()
 
     async def stop(self) -> None:

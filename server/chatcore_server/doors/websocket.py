@@ -1,0 +1,218 @@
+"""A connection of the hub that comes in over WebSocket (RFC 6455): binary messages whose payloads are the byte stream.
+
+The frames are the websockets library's, without I/O; here they are tied to a transport and to the hub. Never reads a
+frame of the chat protocol, and never keeps bytes that the hub could hold under its own bound.
+"""
+
+import asyncio
+import http
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from websockets.exceptions import InvalidOrigin, PayloadTooBig
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Origin
+
+from chatcore_ext.constants import HEADER_SIZE, TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER
+from chatcore_ext.error_codes import ErrorCode
+from chatcore_ext.hub import Hub
+from chatcore_ext.token_bucket import TokenBucket
+from chatcore_server.settings import LimitSettings, WebSocketSettings
+
+MIN_MESSAGE_BYTES = 4096  # that every client may send in one message, whatever limits.frame_bytes is
+_MAX_HANDSHAKE_BYTES = 16_384  # of the HTTP request: a browser's cookies for the site fit
+_MAX_PONGS_UNSENT = 16  # to a client that asks for them and does not read
+_HAS_PAYLOAD = (Opcode.BINARY, Opcode.CONT)
+# What the library would tell of each connection is told by the counters.
+_silent = logging.getLogger("chatcore.websocket")
+_silent.setLevel(logging.CRITICAL)
+
+
+class WebSocketDoor:
+    """What the connections of one door have in common."""
+
+    def __init__(
+        self, hub: Hub, wake: Callable[[], object], settings: WebSocketSettings, limits: LimitSettings
+    ) -> None:
+        self.hub = hub
+        self.wake = wake
+        self.path = settings.path
+        self.max_message_bytes = max(limits.frame_bytes + HEADER_SIZE, MIN_MESSAGE_BYTES)
+        self.frames_per_second = limits.frames_per_second
+        self.frame_burst = limits.frame_burst
+        self.origins = _allowed(settings.origins)
+
+    def new_link(self) -> "WebSocketLink":
+        return WebSocketLink(self)
+
+
+def _allowed(origins: Sequence[str]) -> list[Origin | None] | None:
+    """None among them: who names no origin is no browser. None instead of them: all."""
+    return None if "*" in origins else [None, *map(Origin, origins)]
+
+
+class WebSocketLink(asyncio.Protocol):
+    """To a transport it is the protocol, to the hub the transport (write, close, abort). Loop thread only.
+
+    In the hub it is a connection from `open` or connection_made on, so the time for HELLO and the limit of connections
+    hold for those that never shake hands.
+    """
+
+    def __init__(self, door: WebSocketDoor) -> None:
+        self._door = door
+        self._hub = door.hub
+        self._protocol = ServerProtocol(origins=door.origins, max_size=door.max_message_bytes, logger=_silent)
+        self._transport: asyncio.Transport | None = None
+        self._handle = 0
+        self._is_open = False
+        self._is_closed = False
+        self._is_paused = False
+        self._n_handshake_bytes = 0
+        self._n_pongs_unsent = 0
+        self._bucket: TokenBucket | None = None
+
+    @property
+    def connection(self) -> int:
+        return self._handle
+
+    def open(self) -> bool:
+        """As TransportLink.open."""
+        self._is_open = True
+        self._handle = self._hub.open_transport(self)
+        self._door.wake()
+        return self._hub.is_known(self._handle)
+
+    # ---- What the transport tells ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit it
+        if self._is_closed or not (self._is_open or self.open()):
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        protocol = self._protocol
+        if protocol.state is State.CONNECTING and not self._is_handshake_small(len(data)):
+            return
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                self._take(event)
+            elif isinstance(event, Request):
+                self._answer(event)
+        self._send_queued()
+        if protocol.parser_exc is not None:
+            is_too_large = isinstance(protocol.parser_exc, PayloadTooBig)
+            self._end(ErrorCode.ERROR_FRAME_TOO_LARGE if is_too_large else ErrorCode.ERROR_MALFORMED_FRAME)
+        elif protocol.handshake_exc is not None:
+            self._end(ErrorCode.ERROR_BAD_REQUEST)
+        self._door.wake()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._is_closed = True
+        self._hub.close_transport(self._handle)
+        self._door.wake()
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+        self._hub.set_writable(self._handle, False)
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._n_pongs_unsent = 0
+        self._hub.set_writable(self._handle, True)
+        self._door.wake()
+
+    # ---- What the hub does with it -----------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_binary(data)
+            self._send_queued()
+
+    def close(self) -> None:
+        """The peer has LINGER_MS to answer and to hang up; then the hub aborts."""
+        self._is_closed = True
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(CloseCode.NORMAL_CLOSURE)  # why, CLOSE has said
+            self._send_queued()
+        elif self._protocol.state is State.CONNECTING and not self._protocol.eof_sent and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._is_closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---- Shaking hands -----------------------------------------------------------------------------------------------
+
+    def _is_handshake_small(self, n_bytes: int) -> bool:
+        self._n_handshake_bytes += n_bytes
+        if self._n_handshake_bytes <= _MAX_HANDSHAKE_BYTES:
+            return True
+        if not self._is_closed:
+            self._end(ErrorCode.ERROR_FRAME_TOO_LARGE)
+        return False
+
+    def _answer(self, request: Request) -> None:
+        protocol = self._protocol
+        if request.path.partition("?")[0] != self._door.path:
+            protocol.send_response(protocol.reject(http.HTTPStatus.NOT_FOUND, "There is nothing here.\n"))
+            self._end(ErrorCode.ERROR_BAD_REQUEST)
+            return
+        protocol.send_response(protocol.accept(request))
+        if isinstance(protocol.handshake_exc, InvalidOrigin):
+            self._end(ErrorCode.ERROR_NOT_ALLOWED)
+
+    # ---- Frames ------------------------------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame) -> None:
+        if self._is_closed:
+            return
+        if frame.opcode in _HAS_PAYLOAD and frame.data:
+            self._hub.receive(self._handle, frame.data)
+        elif frame.opcode is Opcode.TEXT:
+            self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "malformed_frame: the protocol is binary")
+            self._end(ErrorCode.ERROR_MALFORMED_FRAME)
+        elif frame.opcode is not Opcode.CLOSE:
+            self._take_idle_frame(frame)
+
+    def _take_idle_frame(self, frame: Frame) -> None:
+        """One that brings the hub nothing, and so passes its limits by: it has the same here."""
+        now = time.monotonic_ns() // 1_000_000
+        if self._bucket is None:
+            self._bucket = TokenBucket(self._door.frames_per_second, self._door.frame_burst, now)
+        if self._bucket.take(now):
+            self._end(ErrorCode.ERROR_RATE_LIMITED)
+        if frame.opcode is Opcode.PING and self._is_paused:
+            self._n_pongs_unsent += 1
+            if self._n_pongs_unsent > _MAX_PONGS_UNSENT:
+                self._end(ErrorCode.ERROR_SLOW_RECEIVER)
+
+    # ---- Sending -----------------------------------------------------------------------------------------------------
+
+    def _send_queued(self) -> None:
+        """What the protocol has to send; an empty piece stands for the end of our side."""
+        transport = self._transport
+        for data in self._protocol.data_to_send():
+            if transport is None:
+                return
+            if data:
+                transport.write(data)
+            elif transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
+
+    def _end(self, code: ErrorCode) -> None:
+        """Of the connection, for the hub (the first code counts); what is to be said of it in WebSocket's own words is
+        queued already."""
+        self._send_queued()
+        self._hub.close_connection(self._handle, code)

@@ -1,0 +1,147 @@
+"""Load balancers in front of each door: the header is understood, and nobody gets past it."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from chatcore_server.worker import Worker
+from support.certificates import HOST, client_context
+from support.players import until
+from support.raw import RawClient
+from support.servers import LocalServer
+
+pytestmark = pytest.mark.asyncio
+
+StartServer = Callable[..., LocalServer]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
+DEADLINE_S = 10.0
+
+
+def header(source: str = "203.0.113.9", command: int = 0x21, family: int = 0x11, more: bytes = b"") -> bytes:
+    version = socket.AF_INET6 if family >> 4 == 2 else socket.AF_INET
+    target = "::1" if version is socket.AF_INET6 else HOST
+    rest = socket.inet_pton(version, source) + socket.inet_pton(version, target) + struct.pack("!HH", 40_000, 1) + more
+    return SIGNATURE + struct.pack("!BBH", command, family, len(rest)) + rest
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> LocalServer:
+    return start_server(proxy_protocol={"trusted": ["127.0.0.0/8"]})
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Callable[[LocalServer], Awaitable[Streams]]]:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def open_one(server: LocalServer) -> Streams:
+        port = server.server.ports["tcp" if server.door == "transport" else server.door]
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writers.append(writer)
+        return reader, writer
+
+    yield open_one
+    for writer in writers:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def counted(server: LocalServer, name: str) -> int:
+    def count(worker: Worker) -> int:
+        assert server.server.doors is not None
+        return (worker.hub.counters() | server.server.doors.counters()).get(name, 0)
+
+    return server.do(count)
+
+
+async def is_spoken(door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Behind the header the door's own protocol begins."""
+    async with asyncio.timeout(DEADLINE_S):
+        if door == "websocket":
+            writer.write(b"GET /elsewhere HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 404 " in await reader.readline()
+            return
+        if door == "tls":
+            await writer.start_tls(client_context(), server_hostname=HOST)
+        client = RawClient(reader, writer)
+        client.hello(token="none")
+        assert await client.closed_by() == "bad_token"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        header(),
+        header("2001:db8::7", family=0x21),
+        header(more=b"\x02\x00\x04chat"),  # a vector: the name that the client asked for
+        header(command=0x20),
+        SIGNATURE + b"\x20\x00\x00\x00",
+        SIGNATURE + b"\x21\x00\x00\x00",
+    ],
+    ids=["ipv4", "ipv6", "more", "local", "empty local", "unknown"],
+)
+async def test_the_protocol_follows_the_header(first: bytes, server: LocalServer, connect: Any) -> None:
+    reader, writer = await connect(server)
+    writer.write(first)
+    await is_spoken(server.door, reader, writer)
+    assert counted(server, "proxy_headers_refused") == 0
+
+
+async def test_a_header_in_pieces(server: LocalServer, connect: Any) -> None:
+    reader, writer = await connect(server)
+    for byte in header():
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0)
+    await is_spoken(server.door, reader, writer)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"PROXY TCP4 203.0.113.9 127.0.0.1 40000 1\r\n",
+        b"\0\0\x1c\x01chat" + bytes(24),
+        header()[:-1] + b"",
+        header(command=0x31),
+        header(command=0x22),
+        header(family=0x41),
+        SIGNATURE + b"\x21\x11\x00\x04" + bytes(4),
+        SIGNATURE + b"\x21\x11\xff\xff" + bytes(2000),
+    ],
+    ids=["version 1", "no header", "cut off", "version 3", "command", "family", "short", "long"],
+)
+async def test_without_a_header_nobody_gets_in(first: bytes, server: LocalServer, connect: Any) -> None:
+    reader, writer = await connect(server)
+    writer.write(first)
+    if first == header()[:-1]:
+        writer.write_eof()
+    async with asyncio.timeout(DEADLINE_S):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    await until(lambda: counted(server, "proxy_headers_refused") == 1)
+    assert counted(server, "connections_accepted") == 0
+
+
+async def test_only_trusted_addresses_may_say_it(start_server: StartServer, connect: Any) -> None:
+    server = start_server(proxy_protocol={"trusted": ["192.0.2.0/24", "::1"]})
+    reader, writer = await connect(server)
+    writer.write(header())
+    async with asyncio.timeout(DEADLINE_S):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert counted(server, "proxy_headers_refused") == 1
+
+
+async def test_a_header_that_does_not_come(start_server: StartServer, connect: Any) -> None:
+    server = start_server(proxy_protocol={"trusted": ["127.0.0.1"]}, limits={"hello_timeout_ms": 200})
+    reader, writer = await connect(server)
+    writer.write(header()[:20])
+    async with asyncio.timeout(DEADLINE_S):
+        assert await reader.read() == b""
+    assert counted(server, "proxy_headers_refused") == 1
