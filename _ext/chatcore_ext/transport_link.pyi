@@ -15,7 +15,10 @@ class TransportLink:
 
     What the transport holds unsent is bounded: above TRANSPORT_HIGH_WATER the hub keeps the rest itself, under its own
     bound."""
-    def __init__(self, hub: Hub, wake: Callable[[], object]) -> None: ...
+    def __init__(self, hub: Hub, wake: Callable[[], object], peer_address: str = "") -> None: ...
+    @property
+    def peer_address(self) -> str:
+        """The client's, as a load balancer or the socket says; "" = not known."""
     @property
     def connection(self) -> int:
         """The hub's handle; 0 before `open` and connection_made, and of one that was refused without a word."""

@@ -12,13 +12,15 @@ cdef class TransportLink:
         Hub hub
         object wake
         object transport           # None: not made yet, or lost
+        readonly str peer_address
         unsigned long long handle
         bint is_open               # the hub has been told
         bint is_closed             # the hub is through with it
 
-    def __init__(self, Hub hub not None, wake):
+    def __init__(self, Hub hub not None, wake, str peer_address not None=""):
         self.hub = hub
         self.wake = wake
+        self.peer_address = peer_address
         self.transport = None
         self.handle = 0
 

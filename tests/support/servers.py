@@ -111,6 +111,7 @@ class ServerProcess:
         self.folder = folder
         self.port = 0
         self.http_port = 0
+        self.ports: dict[str, int] = {}  # as the ready line names them
         self._config = folder.parent / f"{folder.name}.toml"
         self._config.write_text(config)
         self._process: asyncio.subprocess.Process | None = None
@@ -141,7 +142,8 @@ class ServerProcess:
             line = (await self._process.stdout.readline()).decode()
         assert line.startswith("chatcore ready tcp=127.0.0.1:"), f"{line!r}, {self.log.read_text()[-2000:]}"
         fields = dict(field.split("=") for field in line.split()[2:])
-        self.port, self.http_port = (int(fields[name].rpartition(":")[2]) for name in ("tcp", "http"))
+        self.ports = {name: int(address.rpartition(":")[2]) for name, address in fields.items()}
+        self.port, self.http_port = self.ports["tcp"], self.ports["http"]
 
     def token(self, name: str) -> str:
         return token_for(self.folder, name)

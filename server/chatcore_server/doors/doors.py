@@ -35,7 +35,7 @@ class _Link(Protocol):
 
 @dataclass
 class DoorCounters:
-    """Connections that ended before the hub knew them; what the hub knows, it counts itself."""
+    """What the hub cannot count, since it does not have the connection yet."""
 
     proxy_headers_refused: int = 0  # no header of a load balancer, or none that is trusted
     tls_handshakes_failed: int = 0
@@ -66,7 +66,8 @@ class Doors:
         return {name: bound.getsockname()[1] for name, bound in self._sockets.items()}
 
     def counters(self) -> dict[str, int]:
-        return asdict(self._counters)
+        pauses = sum(acceptor.n_pauses for acceptor in self._acceptors)
+        return asdict(self._counters) | {"door_accept_pauses": pauses}
 
     # ---- Opening and closing -----------------------------------------------------------------------------------------
 
@@ -156,9 +157,9 @@ class Doors:
         wake()
 
     async def _connect(
-        self, new_link: Callable[[], _Link], is_encrypted: bool, accepted: socket.socket, address: str
+        self, new_link: Callable[[str], _Link], is_encrypted: bool, accepted: socket.socket, address: str
     ) -> None:
-        link = new_link()
+        link = new_link(address)
         context = self._certificates.context if is_encrypted and self._certificates is not None else None
         # A connection that will be shaking hands counts already, and its time for HELLO runs.
         if context is not None and not link.open():

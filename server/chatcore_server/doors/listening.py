@@ -52,6 +52,7 @@ class Acceptor:
         self._welcome = welcome
         self._tasks = Tasks()
         self._resuming: asyncio.TimerHandle | None = None
+        self.n_pauses = 0  # out of descriptors or memory
 
     def start(self) -> None:
         self._resuming = None
@@ -84,5 +85,6 @@ class Acceptor:
         """The connection stays in the queue and the listener readable: without a pause we would spin on it."""
         if error.errno not in _OUT_OF_RESOURCES:
             _log.error("accept_failed", reason=str(error))
+        self.n_pauses += 1
         self._loop.remove_reader(self._listening.fileno())
         self._resuming = self._loop.call_later(_PAUSE_S, self.start)

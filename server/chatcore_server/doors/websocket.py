@@ -47,8 +47,8 @@ class WebSocketDoor:
         self.frame_burst = limits.frame_burst
         self.origins = _allowed(settings.origins)
 
-    def new_link(self) -> "WebSocketLink":
-        return WebSocketLink(self)
+    def new_link(self, peer_address: str) -> "WebSocketLink":
+        return WebSocketLink(self, peer_address)
 
 
 def _allowed(origins: Sequence[str]) -> list[Origin | None] | None:
@@ -63,7 +63,8 @@ class WebSocketLink(asyncio.Protocol):
     hold for those that never shake hands.
     """
 
-    def __init__(self, door: WebSocketDoor) -> None:
+    def __init__(self, door: WebSocketDoor, peer_address: str) -> None:
+        self.peer_address = peer_address
         self._door = door
         self._hub = door.hub
         self._protocol = ServerProtocol(origins=door.origins, max_size=door.max_message_bytes, logger=_silent)
