@@ -120,6 +120,10 @@ class Blocked(RequestError):
     code = ErrorCode.ERROR_BLOCKED
 
 
+class ListFull(RequestError):
+    code = ErrorCode.ERROR_LIST_FULL
+
+
 class RateLimited(TemporaryError):
     code = ErrorCode.ERROR_RATE_LIMITED
 

@@ -4,10 +4,10 @@ Shared by client and server. Holds no behaviour; docs/protocol.md says what each
 """
 
 from enum import IntEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 Role = Literal["owner", "officer", "member"]
 Presence = Literal["online", "away", "offline"]
@@ -42,18 +42,20 @@ class Operation(IntEnum):
 class Hello(Struct, omit_defaults=True):
     token: str = ""
     ticket: bytes = b""
-    channels: dict[str, int] = field(default_factory=dict)
+    channels: dict[str, Annotated[int, Meta(ge=0)]] = field(default_factory=dict)
     client: str = ""
     capabilities: list[str] = field(default_factory=list)
 
 
 class Limits(Struct):
-    """Bytes, but for `unacked_sends` and `channels`, which are counts."""
+    """Bytes, but for `unacked_sends` and `channels`, which are counts, and the rate: frames/s, and frames at once."""
 
     frame_bytes: int
     body_bytes: int
     unacked_sends: int
     channels: int
+    frames_per_second: int
+    frame_burst: int
 
 
 class ChannelState(Struct, array_like=True):

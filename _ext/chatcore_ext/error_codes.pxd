@@ -31,6 +31,7 @@ cpdef enum ErrorCode:
     ERROR_BODY_TOO_LARGE = 309
     ERROR_BAD_SEQ = 310
     ERROR_BLOCKED = 311
+    ERROR_LIST_FULL = 312
     # 4xx try again
     ERROR_RATE_LIMITED = 400
     ERROR_OVERLOADED = 401

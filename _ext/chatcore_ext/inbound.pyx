@@ -37,6 +37,12 @@ cdef unsigned int over_limit(HubState* hub, Connection* connection) noexcept nog
     cdef long long wait = bucket_take(
         &connection.bucket, hub.limits.frames_per_second, hub.limits.frame_burst, 1, <long long>hub.now_ms
     )
+    if wait == 0:
+        # A new connection comes with a full bucket, so one of the player holds over them all.
+        wait = bucket_take(
+            &connection.session.player.bucket, hub.limits.player_frames_per_second, hub.limits.player_frame_burst, 1,
+            <long long>hub.now_ms
+        )
     return <unsigned int>min(wait, <long long>0xFFFFFFFF)
 
 
@@ -150,16 +156,16 @@ cdef int refusal_of(
     HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send,
     unsigned int* retry_after_ms
 ) noexcept nogil:
+    retry_after_ms[0] = over_limit(hub, connection)
+    if retry_after_ms[0]:
+        return ERROR_RATE_LIMITED  # before all else: a refusal costs as much as what it refuses
     if send.seq == 0 or is_stale(send.seq, connection.session.highest_seq):
         return ERROR_BAD_SEQ
     if subscription == NULL or not subscription.is_joined:
         return ERROR_NOT_JOINED
     if not subscription.may_send:
         return subscription.refusal if subscription.refusal else ERROR_NOT_ALLOWED
-    if send.body_len > hub.limits.max_body_size:
-        return ERROR_BODY_TOO_LARGE
-    retry_after_ms[0] = over_limit(hub, connection)
-    return ERROR_RATE_LIMITED if retry_after_ms[0] else 0
+    return ERROR_BODY_TOO_LARGE if send.body_len > hub.limits.max_body_size else 0
 
 
 cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:

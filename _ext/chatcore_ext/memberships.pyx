@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport MAX_CHANNEL_NAME_SIZE, MAX_NAME_SIZE
 from chatcore_ext.error_codes cimport ERROR_SESSION_REPLACED
-from chatcore_ext.output cimport output_close, output_drop
+from chatcore_ext.output cimport output_close
 from chatcore_ext.pointer_table cimport table_get
 from chatcore_ext.routing cimport (
     channel_get, channel_release, find_name, hide_add, hide_remove, session_free, session_new, subscription_join,
@@ -48,7 +48,7 @@ cdef class Memberships(Turns):
             raise ValueError(f"session {session_id} is not {player.decode(errors='replace')}'s")
         older = session.connection
         if older != NULL:
-            output_drop(&self.state.output, older, ERROR_SESSION_REPLACED)
+            output_close(&self.state.output, older, ERROR_SESSION_REPLACED, NULL, 0, 0)
             self.detach(older)
         wheel_cancel(&self.state.wheel, &session.deadline.timer)
         session.connection = attached

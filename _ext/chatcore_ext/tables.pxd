@@ -85,6 +85,7 @@ cdef struct Player:
     Session* sessions          # oldest first
     Hide* hides
     unsigned int n_sessions
+    Bucket bucket              # of all sessions together; zeros fill it up at the first use
     unsigned long long stamp   # of the last walk that met this player
 
 

@@ -26,6 +26,8 @@ class Turns:
         heartbeat_timeout_ms: int = ...,
         frames_per_second: int = ...,
         frame_burst: int = ...,
+        player_frames_per_second: int | None = ...,
+        player_frame_burst: int | None = ...,
         resume_grace_ms: int = ...,
     ) -> None:
         """`on_direct(channel, connections)`: a message of a private chat is about to be delivered and these connections
@@ -34,6 +36,7 @@ class Turns:
         An exception of either callback comes out of `deliver`, after the rest of the batch has been delivered.
 
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
+        player_frames_per_second, player_frame_burst: of all sessions of a player together; None: as of one connection.
         heartbeat_timeout_ms: silence after which a connection is closed (heartbeat and grace together)."""
 
     # I/O: sockets in the hub's own epoll set

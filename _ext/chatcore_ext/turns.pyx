@@ -69,6 +69,7 @@ cdef class Turns:
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
         frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
+        player_frames_per_second=None, player_frame_burst=None,
         resume_grace_ms=DEFAULT_RESUME_GRACE_MS,
     ):
         cdef HubState* state = &self.state
@@ -86,6 +87,12 @@ cdef class Turns:
         state.limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
         state.limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
         state.limits.frame_burst = limited(frame_burst, "frame_burst", 1)
+        state.limits.player_frames_per_second = state.limits.frames_per_second
+        state.limits.player_frame_burst = state.limits.frame_burst
+        if player_frames_per_second is not None:
+            state.limits.player_frames_per_second = limited(player_frames_per_second, "player_frames_per_second", 1)
+        if player_frame_burst is not None:
+            state.limits.player_frame_burst = limited(player_frame_burst, "player_frame_burst", 1)
         state.limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
         state.output.max_pending = limited(max_pending_size, "max_pending_size", 1)
         state.output.counters = &state.counters

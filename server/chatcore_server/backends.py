@@ -177,7 +177,8 @@ class Relations(Protocol):
 
     async def profile(self, player: bytes) -> Profile: ...
     async def create_group(self, group: bytes, owner: bytes) -> str:
-        """The role of `owner` in it afterwards; "" if the group exists and is somebody else's."""
+        """The role of `owner` in it afterwards; "" if the group is somebody else's, or has ended: its name is not given
+        again, since its history would come with it."""
 
     async def role(self, group: bytes, player: bytes) -> str:
         """ "owner", "officer", "member" or "" (none)."""

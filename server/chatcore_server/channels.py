@@ -9,6 +9,7 @@ from chatcore.errors import ConnectionLost, NotAllowed, RequestError, TooManyCha
 from chatcore.names import direct_players
 from chatcore.operations import (
     ChannelRequest,
+    ClosedEvent,
     ConversationsReply,
     ConversationState,
     Empty,
@@ -34,6 +35,7 @@ from chatcore_server.ticket_keeper import TicketKeeper
 MAX_SYNC = 500  # entries in one answer (docs/protocol.md)
 _MAX_ID = (1 << 63) - 1  # ids are the log's offsets: no log has more
 _ENTRY_OVERHEAD = 100  # bytes of an entry beside its body, at most
+DIRECTS_BEYOND = 1  # channels over limits.channels: a place that rooms and groups cannot take from private chats
 _LAG_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -66,7 +68,7 @@ class Channels:
     async def _try_join(self, caller: Caller, channel: bytes) -> tuple[int, str]:
         """The channel's number, 0 if rights changed after they had been looked up; and the role."""
         hub, connection = self._context.hub, caller.connection
-        generation = hub.begin_join(connection, channel)
+        generation = self._begin_join(connection, channel)
         if not generation:
             if hub.session(connection) is None:
                 raise ConnectionLost
@@ -88,6 +90,21 @@ class Channels:
             self.entered(caller.player, channel, connection, was_present)
             self._tickets.joined(connection, channel)
         return number, role
+
+    def _begin_join(self, connection: int, channel: bytes, beyond: int = 0) -> int:
+        """As the hub's. Where the connection is in as many channels as it may be, the private chat that it has been in
+        for longest gives way; the next message opens that again.
+        """
+        hub = self._context.hub
+        channels = hub.channels_of(connection)  # newest first
+        if channel not in channels and len(channels) >= self._context.settings.limits.channels:
+            directs = [other for other in channels if is_direct(other)]
+            if directs:
+                hub.leave(connection, directs[-1])
+                self._context.outbox.event(connection, ClosedEvent(directs[-1].decode("ascii"), TooManyChannels.code))
+            elif len(channels) >= self._context.settings.limits.channels + beyond:
+                return 0
+        return hub.begin_join(connection, channel)
 
     def entered(self, player: bytes, channel: bytes, connection: int, was_present: bool) -> None:
         """What follows from a join, whoever made it."""
@@ -134,7 +151,7 @@ class Channels:
         for connection in connections:
             if not self._context.is_granted(connection, channel):
                 continue
-            generation = hub.begin_join(connection, channel)
+            generation = self._begin_join(connection, channel, DIRECTS_BEYOND)
             number = hub.complete_join(connection, channel, generation, True) if generation else 0
             if number:
                 self._context.outbox.event(connection, OpenedEvent(channel.decode("ascii"), number, head, hash))
@@ -210,7 +227,7 @@ class Channels:
 
     async def members(self, caller: Caller, request: ChannelRequest) -> MembersReply:
         channel = channel_name(request.channel)
-        await self._permissions.check_read(caller, channel)
+        await self._permissions.check_join(caller, channel)  # presence is not for whom the other one has blocked
         limit = self._context.settings.limits.members
         if channel.startswith(b"group:"):
             found = await self._context.backends.relations.members(channel, limit + 1)
@@ -231,7 +248,12 @@ class Channels:
         found = await self._context.backends.sessions.conversations(
             caller.player, [group for group, _ in profile.groups], self._context.settings.limits.conversations
         )
-        return ConversationsReply(conversation_states(found))
+        return ConversationsReply(self.granted(caller.connection, conversation_states(found)))
+
+    def granted(self, connection: int, states: dict[str, ConversationState]) -> dict[str, ConversationState]:
+        """Those that the connection's token lets it be in."""
+        is_granted = self._context.is_granted
+        return {name: state for name, state in states.items() if is_granted(connection, name.encode("ascii"))}
 
     async def mark_read(self, caller: Caller, request: MarkReadRequest) -> Empty:
         """A mark beyond the last message would hide the next ones, so it stops there."""

@@ -53,11 +53,15 @@ def serve(
 
 
 def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
-    doors = [f" {name}={settings.host}:{port}" for name, port in server.ports.items() if name != "tcp"]
-    tcp, http = f"{settings.host}:{server.port}", f"{settings.http_host}:{server.http_port}"
+    doors = [f" {name}={_address(settings.host, port)}" for name, port in server.ports.items() if name != "tcp"]
+    tcp, http = _address(settings.host, server.port), _address(settings.http_host, server.http_port)
     print(f"chatcore ready tcp={tcp} http={http}{''.join(doors)}", flush=True)
     if sys.stderr.isatty():
         print(_what_next(server.port, settings), file=sys.stderr, flush=True)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # an IPv6 address, RFC 3986
 
 
 def _what_next(port: int, settings: "ServerSettings") -> str:
@@ -65,7 +69,7 @@ def _what_next(port: int, settings: "ServerSettings") -> str:
     from chatcore_server.authentication import data_secret, development_token_key, make_token
 
     command = sys.argv[0]
-    address = f"{settings.host}:{port}"
+    address = _address(settings.host, port)
     lines = [f"The data folder is {Path(settings.data).resolve()}. In two other terminals in this folder type:", ""]
     lines += [f"    {command} chat --as {player} --data {settings.data} {address}" for player in ("alice", "bob")]
     if not settings.authentication.is_configured:

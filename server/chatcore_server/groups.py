@@ -35,8 +35,7 @@ class Groups:
     # ---- Requests ----------------------------------------------------------------------------------------------------
 
     async def create(self, caller: Caller, request: ChannelRequest) -> RoleReply:
-        group = group_name(request.channel)
-        self._permissions.check_granted(caller.connection, group)
+        group = self._group(caller, request.channel)
         async with self._locks.hold(group):
             role = await self._context.backends.relations.create_group(group, caller.player)
             if not role:
@@ -46,7 +45,7 @@ class Groups:
 
     async def add(self, caller: Caller, request: MemberRequest) -> Empty:
         """Only to a lower role than the caller's own; `set_role` is for those who are members already."""
-        group, player = self._names(request)
+        group, player = self._names(caller, request)
         async with self._locks.hold(group):
             mine = await self._permissions.role(group, caller.player)
             if RANKS[mine] < RANKS["officer"] or RANKS[request.role] >= RANKS[mine]:
@@ -59,7 +58,7 @@ class Groups:
         return Empty()
 
     async def remove(self, caller: Caller, request: MemberRequest) -> Empty:
-        group, player = self._names(request)
+        group, player = self._names(caller, request)
         async with self._locks.hold(group):
             mine = await self._permissions.role(group, caller.player)
             theirs = await self._context.backends.relations.role(group, player)
@@ -72,7 +71,7 @@ class Groups:
         return Empty()
 
     async def leave(self, caller: Caller, request: ChannelRequest) -> Empty:
-        group = group_name(request.channel)
+        group = self._group(caller, request.channel)
         async with self._locks.hold(group):
             departure = await self._context.backends.relations.leave(group, caller.player)
             changes = [(caller.player, "")]
@@ -85,7 +84,7 @@ class Groups:
 
     async def set_role(self, caller: Caller, request: MemberRequest) -> Empty:
         """Giving "owner" away makes the caller an officer."""
-        group, player = self._names(request)
+        group, player = self._names(caller, request)
         async with self._locks.hold(group):
             mine = await self._permissions.role(group, caller.player)
             if mine != "owner":
@@ -101,8 +100,13 @@ class Groups:
             await self._tell(caller, group, changes)
         return Empty()
 
-    def _names(self, request: MemberRequest) -> tuple[bytes, bytes]:
-        return group_name(request.channel), validate_player(request.player).encode("ascii")
+    def _group(self, caller: Caller, channel: str) -> bytes:
+        group = group_name(channel)
+        self._permissions.check_granted(caller.connection, group)
+        return group
+
+    def _names(self, caller: Caller, request: MemberRequest) -> tuple[bytes, bytes]:
+        return self._group(caller, request.channel), validate_player(request.player).encode("ascii")
 
     async def _set_role(self, group: bytes, player: bytes, role: str) -> None:
         if not await self._context.backends.relations.set_role(group, player, role):

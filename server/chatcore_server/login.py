@@ -23,6 +23,7 @@ from chatcore_server.context import Context, now_ms
 from chatcore_server.logging import get_logger
 from chatcore_server.permissions import Permissions, channel_name, is_direct_of
 from chatcore_server.presence import PresenceKeeper
+from chatcore_server.requests import UNDECODABLE
 from chatcore_server.session_keeper import SessionKeeper
 from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
@@ -83,13 +84,20 @@ class Login:
         self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._server = f"chatcore {_version()}"
         limits = context.settings.limits
-        self._limits = Limits(limits.frame_bytes, limits.body_bytes, MAX_UNACKED_SENDS, limits.channels)
+        self._limits = Limits(
+            limits.frame_bytes,
+            limits.largest_body,
+            MAX_UNACKED_SENDS,
+            limits.channels,
+            limits.frames_per_second,
+            limits.frame_burst,
+        )
 
     def on_hello(self, connection: int, protocol_version: int, body: bytes) -> None:
         """The hub has checked the version: there is only one."""
         try:
             hello = _hello_decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        except UNDECODABLE as problem:
             self._context.outbox.close(connection, RequestError(str(problem)))
             return
         self._context.tasks.spawn(self._greet(connection, hello))
@@ -211,6 +219,8 @@ class Login:
 
     def _enter(self, connection: int, admission: _Admission) -> None:
         hub, player = self._context.hub, admission.player
+        if self._sessions.has_ended(admission.session):
+            raise BadTicket("the session is over")
         was_here = self._sessions.is_here(admission.session, player)
         was_in = self._attendance.channels_of(admission.session, player)
         try:
@@ -239,7 +249,7 @@ class Login:
             self._limits,
             states,
             admission.lost,
-            admission.conversations,
+            self._channels.granted(connection, admission.conversations),
             self._server,
         )
         hub.welcome(connection, encode_body(welcome))

@@ -20,6 +20,9 @@ from chatcore_server.logging import get_logger
 # Answers with a body, or None if it has answered (or closed the connection) itself.
 Handler = Callable[[Caller, Any], Awaitable[Struct | None]]
 
+# What msgspec raises for bytes from outside; RecursionError by values within values within values.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _log = get_logger()
 _Lane = tuple[int, str]
 _Item = tuple[Caller, Handler, Struct]
@@ -52,7 +55,7 @@ class Requests:
             error = RequestError(f"there is no operation {operation}", code=ErrorCode.ERROR_UNKNOWN_OPERATION)
             self._context.outbox.fail(connection, request_id, error)
             return
-        except (msgspec.DecodeError, TypeError, UnicodeDecodeError) as problem:
+        except (*UNDECODABLE, TypeError) as problem:
             # TypeError: there is no body, and the request has keys without a default.
             self._context.outbox.fail(connection, request_id, RequestError(str(problem)))
             return
@@ -92,6 +95,8 @@ class Requests:
 
     async def _answer(self, caller: Caller, handler: Handler, request: Struct) -> None:
         outbox = self._context.outbox
+        if self._context.hub.session(caller.connection) is None:
+            return  # it has hung up: with the connection went what it was granted
         try:
             reply = await handler(caller, request)
         except ConnectionLost:

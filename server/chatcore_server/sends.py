@@ -1,6 +1,7 @@
 """Messages into the log, and their acknowledgements out of it. What may be sent where, the hub has decided before."""
 
 import asyncio
+from typing import NamedTuple
 
 from chatcore_ext.constants import SendFlag
 from chatcore_ext.error_codes import ErrorCode
@@ -12,8 +13,16 @@ _RETRY_AFTER_MS = 500
 _PATIENCE_S = 5.0  # a log that is silent for longer does not answer: several times the slowest fsync of a busy disk
 _FIND_WAITS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
-# What comes back with the outcome of a send: connection, seq, flags, channel, session (0 unless it is sent again).
-_Token = tuple[int, int, int, bytes, int]
+
+class _Send(NamedTuple):
+    """What comes back with the outcome of a send. `session` is 0 unless it is sent again."""
+
+    serial: int
+    connection: int
+    seq: int
+    flags: int
+    channel: bytes
+    session: int
 
 
 class Sends:
@@ -21,37 +30,51 @@ class Sends:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.n_under_way = 0  # appended and not answered
+        self._serial = 0
+        self._appended: dict[int, tuple[_Send, float]] = {}  # without an answer, by serial: oldest first
+        self._n_finding = 0  # durable, and not answered until their first copy is found
         self._loop = asyncio.get_running_loop()
         self._heard_at = 0.0  # loop time of the last sign of life of the log, while something is under way
         self._failed_at = -_PATIENCE_S
+        self._is_log_owing = False  # outcomes of sends that were refused meanwhile
+
+    @property
+    def n_under_way(self) -> int:
+        """Taken and not answered."""
+        return len(self._appended) + self._n_finding
 
     @property
     def is_log_answering(self) -> bool:
         """False while it keeps an append waiting, and for a while after it failed one."""
         now = self._loop.time()
-        is_waiting = self.n_under_way > 0 and now - self._heard_at > _PATIENCE_S
-        return not is_waiting and now - self._failed_at > _PATIENCE_S
+        return not self._is_log_silent and now - self._failed_at > _PATIENCE_S
 
     def on_send(self, connection: int, seq: int, flags: int, channel: bytes, record: bytes) -> None:
         if self._context.is_draining:
             self._context.hub.refuse(connection, seq, ErrorCode.ERROR_SHUTTING_DOWN, _RETRY_AFTER_MS)
             return
+        if self._is_log_silent:
+            self._context.hub.refuse(connection, seq, ErrorCode.ERROR_LOG_UNAVAILABLE, _RETRY_AFTER_MS)
+            return
         session = decode_record(record)[1] if flags & SendFlag.SEND_RESEND else 0
+        self._serial += 1
+        send = _Send(self._serial, connection, seq, flags, channel, session)
         try:
-            self._context.backends.log.append(channel, record, (connection, seq, flags, channel, session))
+            self._context.backends.log.append(channel, record, send)
         except LogFull:
             self._context.hub.refuse(connection, seq, ErrorCode.ERROR_OVERLOADED, _RETRY_AFTER_MS)
             return
-        if self.n_under_way == 0:
-            self._heard_at = self._loop.time()
-        self.n_under_way += 1
+        now = self._loop.time()
+        if not self._appended:
+            self._heard_at = now
+        self._appended[send.serial] = send, now
         if flags & SendFlag.SEND_ACCEPTED:
             self._context.hub.ack([(connection, seq, 0, now_ms())])
 
     def on_outcomes(self, outcomes: list[Outcome]) -> None:
         """A batch of the log's. Outcomes of control records complete their futures; see applied.py."""
         self._heard_at = self._loop.time()
+        self._is_log_owing = False
         acks: list[tuple[int, int, int, int]] = []
         for outcome in outcomes:
             token = outcome.token
@@ -59,20 +82,41 @@ class Sends:
                 if not token.done():
                     token.set_result(outcome)
                 continue
-            assert isinstance(token, tuple)
-            self._settle(token, outcome, acks)
+            assert isinstance(token, _Send)
+            if self._appended.pop(token.serial, None) is not None:
+                self._settle(token, outcome, acks)
         if acks:
             self._context.hub.ack(acks)
         self._context.outbox.wake()
 
-    def _settle(self, token: _Token, outcome: Outcome, acks: list[tuple[int, int, int, int]]) -> None:
-        connection, seq, flags, channel, session = token
+    def tick(self) -> None:
+        """To be called a few times a second: nobody waits longer than _PATIENCE_S for a log that does not answer."""
+        if self._is_log_silent:
+            before = self._loop.time() - _PATIENCE_S
+            late = [send for send, appended_at in self._appended.values() if appended_at <= before]
+            for send in late:
+                del self._appended[send.serial]
+                if not send.flags & SendFlag.SEND_ACCEPTED:
+                    code = ErrorCode.ERROR_LOG_UNAVAILABLE
+                    self._context.hub.refuse(send.connection, send.seq, code, _RETRY_AFTER_MS, True)
+            if late:
+                self._is_log_owing = True
+                self._context.outbox.wake()
+
+    @property
+    def _is_log_silent(self) -> bool:
+        """It owes outcomes and has given no sign of life for so long that another record would only wait with them."""
+        owes = bool(self._appended) or self._is_log_owing
+        return owes and self._loop.time() - self._heard_at > _PATIENCE_S
+
+    def _settle(self, send: _Send, outcome: Outcome, acks: list[tuple[int, int, int, int]]) -> None:
+        _, connection, seq, flags, channel, session = send
         if outcome.code:
             self._failed_at = self._heard_at
         if session and not outcome.code and not flags & SendFlag.SEND_ACCEPTED:
+            self._n_finding += 1
             self._context.tasks.spawn(self._acknowledge_first(connection, seq, channel, session, outcome))
             return
-        self.n_under_way -= 1
         if flags & SendFlag.SEND_ACCEPTED:
             return  # answered when it was appended
         if outcome.code:
@@ -96,6 +140,6 @@ class Sends:
         except BackendUnavailable:
             pass
         finally:
-            self.n_under_way -= 1
+            self._n_finding -= 1
         self._context.hub.ack([(connection, seq, first, outcome.time)])
         self._context.outbox.wake()

@@ -6,6 +6,7 @@ Standard output gets the ready line and nothing else. Decides nothing about chat
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -48,10 +49,10 @@ class Server:
         """Accepts connections when it returns. Raises ServeError; then `stop` still has to be called."""
         folder = Path(self.settings.data)
         try:
+            self.doors = Doors(self.settings)
+            self.doors.bind()  # first: a port in use leaves no folder behind
             secret = data_secret(folder)
             authenticator = make_authenticator(self.settings, secret)
-            self.doors = Doors(self.settings)
-            self.doors.bind()
             store = EmbeddedStore(folder, self.settings.embedded)
             await store.open()
         except (SettingsError, EmbeddedStoreError, DoorError) as error:
@@ -142,7 +143,7 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -
     done, _ = await asyncio.wait([stopping], timeout=settings.drain.deadline_ms / 1000)
     if not done:
         _log.error("stopped", reason="the deadline is over and something is still under way")
-        return 1
+        os._exit(1)  # a thread that waits for a hung disk would keep the interpreter from ending
     _log.info("stopped", clean=stopping.result())
     return 0
 

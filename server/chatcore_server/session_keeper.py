@@ -20,6 +20,7 @@ class SessionKeeper:
         self._attendance = attendance
         self._social = social
         self._presence = presence
+        self._ended: dict[int, int] = {}  # session -> ms until which its tickets would work; oldest first
 
     def is_here(self, session: int, player: bytes) -> bool:
         return any(session == other for other, _ in self._context.hub.sessions_of(player))
@@ -46,7 +47,20 @@ class SessionKeeper:
 
     async def _end(self, session: int) -> None:
         """It can not resume any more, here or elsewhere."""
-        await self._context.backends.sessions.end(session, now_ms() + self._context.signer.lifetime_ms)
+        now = now_ms()
+        until_ms = now + self._context.signer.lifetime_ms
+        self._ended[session] = until_ms
+        while (oldest := next(iter(self._ended))) != session and self._ended[oldest] < now:
+            del self._ended[oldest]
+        try:
+            await self._context.backends.sessions.end(session, until_ms)
+        except BaseException:
+            del self._ended[session]  # it has not: the player may ask again
+            raise
+
+    def has_ended(self, session: int) -> bool:
+        """It was ended here: what a resume that is under way may have looked up before."""
+        return session in self._ended
 
     def _end_here(self, session: int, player: bytes, code: int) -> None:
         if self._context.hub.end_session(session, code):

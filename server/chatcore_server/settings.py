@@ -47,11 +47,14 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What one client may cost."""
 
     frame_bytes: int = constants.DEFAULT_MAX_FRAME_SIZE
+    body_bytes: int = 4_000  # of a message: a little less than a frame holds, so that most that are over it are told so
     pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE
     connections: int = constants.DEFAULT_MAX_CONNECTIONS
     channels: int = constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
     frames_per_second: int = constants.DEFAULT_FRAMES_PER_SECOND
     frame_burst: int = constants.DEFAULT_FRAME_BURST
+    player_frames_per_second: int = 3 * constants.DEFAULT_FRAMES_PER_SECOND  # all devices of a player together
+    player_frame_burst: int = 3 * constants.DEFAULT_FRAME_BURST
     hello_timeout_ms: int = constants.DEFAULT_HELLO_TIMEOUT_MS
     heartbeat_ms: int = constants.DEFAULT_HEARTBEAT_MS
     heartbeat_grace_ms: int = constants.DEFAULT_HEARTBEAT_GRACE_MS
@@ -61,11 +64,13 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     requests_under_way: int = 512  # of one connection: a client that joins all its channels at once, and then some
     conversations: int = 256  # in WELCOME and in the answer to `conversations`
     members: int = 1_000  # in the answer to `members`
+    blocks: int = 1_000  # that a player may have: they are looked up at each login
+    friends: int = 1_000  # that a player may have: each is told of the player's comings and goings
 
     @property
-    def body_bytes(self) -> int:
-        """The largest message body that fits into a frame."""
-        return self.frame_bytes - constants.SEND_PREFIX_SIZE
+    def largest_body(self) -> int:
+        """Bytes: `body_bytes`, unless a frame holds less."""
+        return min(self.body_bytes, self.frame_bytes - constants.SEND_PREFIX_SIZE)
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,8 +142,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def ticket_lifetime_ms(self) -> int:
-        """A ticket lives as long as a resend is recognised: a resumed client may always send again what was open."""
-        return self.log.replay_window_ms
+        """A ticket lives four fifths of the time in which a resend is recognised. So a resumed client may always send
+        again what was open, and what it sends at the last moment may be a while on its way.
+        """
+        return self.log.replay_window_ms * 4 // 5
 
 
 _ZERO_ALLOWED = {"port", "http_port", "resume_grace_ms", "goaway_ms", "reconnect_window_ms"}
@@ -207,6 +214,8 @@ def _check_ranges(table: msgspec.Struct, path: str) -> None:
         _check_doors(table)
     if isinstance(table, LimitSettings) and table.frame_bytes < 256:
         raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
+    if isinstance(table, LimitSettings) and table.pending_bytes < 4 * max(table.frame_bytes, table.sync_bytes):
+        raise SettingsError("limits.pending_bytes must be at least four times limits.frame_bytes and limits.sync_bytes")
 
 
 def _check_doors(settings: ServerSettings) -> None:

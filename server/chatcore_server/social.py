@@ -8,7 +8,7 @@ effect on every server when it comes by there: in order with the chat's messages
 from collections.abc import Iterable
 
 from chatcore.errors import Blocked as BlockedError
-from chatcore.errors import NotAllowed
+from chatcore.errors import ListFull, NotAllowed
 from chatcore.names import direct_channel, validate_player
 from chatcore.operations import (
     AddFriendReply,
@@ -116,6 +116,9 @@ class Social:
         other, channel = self._other(caller, request)
         relations = self._context.backends.relations
         async with self._locks.hold(channel):
+            blocks = await relations.blocks(caller.player)
+            if len(blocks) >= self._context.settings.limits.blocks and other not in blocks:
+                raise ListFull("unblock somebody first")
             await relations.block(caller.player, other)
             await relations.remove_friend(caller.player, other)
             await self._controls.tell(channel, Blocked(caller.player, other), now_ms())
@@ -140,6 +143,9 @@ class Social:
         async with self._locks.hold(channel):
             if await backends.relations.blocked_between(caller.player, other):
                 raise BlockedError()
+            friends, _ = await backends.relations.friends(caller.player)
+            if len(friends) >= self._context.settings.limits.friends and other not in friends:
+                raise ListFull("remove a friend first")
             mutual = await backends.relations.add_friend(caller.player, other)
         if mutual:
             mine, theirs = await backends.sessions.presence_of([caller.player, other])

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from chatcore.errors import ChatError
 from chatcore.operations import Operation
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.hub import (
@@ -23,7 +24,7 @@ from chatcore_server.applied import AppliedOffsets, ControlLog
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
 from chatcore_server.backends import LogRecord, Outcome
-from chatcore_server.channels import Channels
+from chatcore_server.channels import DIRECTS_BEYOND, Channels
 from chatcore_server.context import Backends, Context, now_ms
 from chatcore_server.controls import Blocked, MembersChanged, RecentControls, Unblocked, decode_control
 from chatcore_server.groups import Groups
@@ -146,6 +147,7 @@ class Worker:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)
         self._dispatch(self.hub.tick())
         self._tickets.tick()
+        self._sends.tick()
 
     def _end_turn(self) -> None:
         self._flush_is_due = False
@@ -158,6 +160,8 @@ class Worker:
                 self._on_event[event[0]](*event[1:])
             except Exception as error:
                 _log.error("event_failed", kind=event[0], exc_info=error)
+                if event[0] is not EVENT_EXPIRED and isinstance(event[1], int):  # that is about a session
+                    self.context.outbox.close(event[1], ChatError(code=ErrorCode.ERROR_INTERNAL))
         if self.hub.dirty:
             self.wake()
 
@@ -254,12 +258,14 @@ def _make_hub(
         "max_frame_size": limits.frame_bytes,
         "max_pending_size": limits.pending_bytes,
         "max_connections": limits.connections,
-        "max_channels_per_connection": limits.channels,
-        "max_body_size": limits.body_bytes,
+        "max_channels_per_connection": limits.channels + DIRECTS_BEYOND,
+        "max_body_size": limits.largest_body,
         "hello_timeout_ms": limits.hello_timeout_ms,
         "heartbeat_timeout_ms": limits.heartbeat_ms + limits.heartbeat_grace_ms,
         "frames_per_second": limits.frames_per_second,
         "frame_burst": limits.frame_burst,
+        "player_frames_per_second": max(limits.player_frames_per_second, limits.frames_per_second),
+        "player_frame_burst": max(limits.player_frame_burst, limits.frame_burst),
         "resume_grace_ms": settings.sessions.resume_grace_ms,
     }
     return Hub(view, on_direct=on_direct, on_control=on_control, **options)

@@ -108,7 +108,16 @@ async def test_without_officers_the_oldest_member_inherits(backends: Backends) -
     assert await relations.leave(group, ann) == Departure(True, bob, False)
     assert await relations.leave(group, bob) == Departure(True, b"", True)
     assert await relations.members(group, 9) == []
-    assert await relations.create_group(group, eve) == "owner"
+
+
+async def test_the_name_of_an_ended_group_is_not_given_again(backends: Backends) -> None:
+    relations = backends.relations
+    ann, bob = unique("a"), unique("b")
+    group = await group_of(backends, (ann, "owner"))
+    assert (await relations.leave(group, ann)).ended
+    for player in (ann, bob):
+        assert await relations.create_group(group, player) == ""
+    assert await relations.members(group, 9) == []
 
 
 async def test_coming_back_is_coming_last(backends: Backends) -> None:

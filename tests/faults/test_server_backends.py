@@ -13,7 +13,7 @@ import pytest_asyncio
 from chatcore.errors import ChatError
 from chatcore.events import Connected
 from chatcore.operations import Operation
-from chatcore_ext.constants import UNKNOWN_ID
+from chatcore_ext.constants import UNKNOWN_ID, FrameType, SendFlag
 from chatcore_ext.error_codes import ErrorCode, ErrorFlag
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
 from support.players import until
@@ -140,13 +140,22 @@ class BrokenLog:
         self._real = real
         self._on_outcomes = on_outcomes
         self.mode = ""
+        self.kept: list[tuple[bytes, bytes, object]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
+    def release(self) -> None:
+        self.mode = ""
+        for arguments in self.kept:
+            self._real.append(*arguments)
+
     def append(self, channel: bytes, value: bytes, token: object) -> None:
         if self.mode == "full":
             raise LogFull
+        if self.mode == "silent":
+            self.kept.append((channel, value, token))
+            return
         if self.mode in ("failing", "uncertain"):
             code, uncertain = ErrorCode.ERROR_LOG_UNAVAILABLE, self.mode == "uncertain"
             outcome = Outcome(token, -1, 0, 0, code, uncertain)
@@ -185,6 +194,33 @@ async def test_a_log_that_takes_nothing(server: LocalServer) -> None:
     log.mode = ""
     raw.send(4, number, b"four")
     assert (await raw.ack())[0] == 4
+    await raw.close()
+
+
+async def test_a_log_that_is_silent(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatcore_server.sends._PATIENCE_S", 0.2)
+    raw = await RawClient.open(server.port)
+    welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
+    number = welcome["channels"]["room:x"][0]
+    store: Any = server.server.store
+    log = store.log = server.do(lambda worker: BrokenLog(store.log, worker.on_outcomes))
+    retry, uncertain = ErrorFlag.ERROR_FLAG_RETRY, ErrorFlag.ERROR_FLAG_UNCERTAIN
+    log.mode = "silent"
+    raw.send(1, number, b"one")
+    raw.send(2, number, b"two")
+    assert await raw.refusal() == (1, "log_unavailable", retry | uncertain)  # it may still get there
+    assert await raw.refusal() == (2, "log_unavailable", retry | uncertain)
+    raw.send(3, number, b"three")
+    assert await raw.refusal() == (3, "log_unavailable", retry)  # this one was not handed over any more
+    assert await ready(server) == 503
+    server.do(lambda worker: log.release())
+    assert [(await raw.delivery())[7] for _ in range(2)] == [b"one", b"two"]
+    raw.send(1, number, b"one", SendFlag.SEND_RESEND)
+    seq, first, _ = await raw.ack()
+    assert (seq, first) == (1, welcome["channels"]["room:x"][1] + 1)
+    raw.send(4, number, b"four")
+    assert (await raw.ack())[0] == 4
+    assert not raw.taken(FrameType.FRAME_ACK)  # the late outcomes of what was refused answer nothing
     await raw.close()
 
 

@@ -5,12 +5,14 @@ Clients carry on by themselves: nothing acknowledged is lost, nothing is shown t
 
 import asyncio
 import signal
+import sqlite3
 from collections.abc import Callable
 
 import pytest
 
 from chatcore.errors import ChatError
 from chatcore.events import Connected
+from chatcore_server.embedded.database import FILE_NAME
 from support.players import Player, player, until
 from support.servers import ServerProcess
 
@@ -165,3 +167,21 @@ async def test_a_second_signal_ends_it_at_once(make_server: MakeServer) -> None:
     server.send_signal(signal.SIGTERM)
     assert await server.ended(5) == (-signal.SIGTERM, b"")
     await someone.close()
+
+
+async def test_the_deadline_holds_even_if_the_disk_does_not_answer(make_server: MakeServer) -> None:
+    """Another process holds the database's write lock, so that the writer's thread waits in the middle of a commit."""
+    server = make_server(config=CONFIG + "[drain]\ndeadline_ms = 700\ngoaway_ms = 100\n")
+    await server.start()
+    ann = await player(server.port, server.token("ann")).start()
+    await ann.client.join(ROOM)
+    holder = sqlite3.connect(server.folder / FILE_NAME, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    sending = asyncio.create_task(ann.client.send(ROOM, "into the void"))
+    server.send_signal(signal.SIGTERM)
+    code, _ = await server.ended(deadline_s=3.0)  # the writer would wait for five seconds
+    assert code == 1
+    holder.close()
+    await server.start()
+    assert (await sending).id  # and the client carries on
+    await ann.close()

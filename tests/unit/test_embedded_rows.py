@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chatcore_server.embedded import log_rows
+from chatcore_server.embedded import conversations, log_rows
 from chatcore_server.embedded.database import connect_writer, signed, unsigned
 from chatcore_server.embedded.log_writer import RecentSends, direct_players
 
@@ -15,7 +15,6 @@ from chatcore_server.embedded.log_writer import RecentSends, direct_players
         (log_rows._HEAD, 1, "INDEX history (channel=?)"),
         (log_rows._AFTER, 3, "INDEX history (channel=? AND position>?)"),
         (log_rows._BEFORE, 3, "INDEX history (channel=? AND position<?)"),
-        (log_rows._UNREAD, 4, "INDEX history (channel=? AND position>?)"),
         (log_rows._PAGE, 3, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ],
 )
@@ -28,6 +27,16 @@ def test_a_query_s_cost_does_not_grow_with_the_log(
     assert index in plan
     assert "SCAN log" not in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_conversations_are_found_without_looking_through_the_log(tmp_path: Path) -> None:
+    connection = connect_writer(tmp_path / "x.sqlite3", "normal", 4)
+    values = {"player": b"ann", "groups": "[]", "silent": "[]", "limit": 9, "unread": 9}
+    plan = [row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + conversations._CONVERSATIONS, values)]
+    connection.close()
+    assert any("INDEX history (channel=? AND position>?)" in step for step in plan), "unread messages"
+    assert any("INDEX history (channel=?)" in step for step in plan), "heads"
+    assert not [step for step in plan if step in ("SCAN log", "SCAN trimmed", "SCAN conversations", "SCAN read_marks")]
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])

@@ -82,6 +82,9 @@ def test_a_second_connection_of_a_session_drops_the_first(world: World) -> None:
     assert world.hub.session(first.handle) is None, "at once"
     assert world.hub.subscribers(ROOM) == 0
     assert world.take(EVENT_DISCONNECTED) == [(first.handle, 1, b"ann", ErrorCode.ERROR_SESSION_REPLACED, [ROOM])]
+    [(kind, body)] = world.frames(first)
+    assert kind == FrameType.FRAME_CLOSE
+    assert error_of(body)[0] == ErrorCode.ERROR_SESSION_REPLACED
     world.frames(first)
     assert first.closed
     world.pass_time(20_000)

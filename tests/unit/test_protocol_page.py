@@ -38,7 +38,7 @@ def expected() -> dict[str, bytes]:
         time_ms=1_767_225_600_000,
         heartbeat_ms=30_000,
         heartbeat_grace_ms=45_000,
-        limits=operations.Limits(4096, 4083, 128, 256),
+        limits=operations.Limits(4096, 4000, 128, 256, 100, 400),
         conversations={"dm:ann:bob": operations.ConversationState(77, 70, 2)},
         server="s",
     )
@@ -107,6 +107,6 @@ def test_the_events_table() -> None:
 
 def test_limits_in_the_text() -> None:
     assert f"`limits.unacked_sends` ({MAX_UNACKED_SENDS})" in PAGE
-    assert f"Body at most {MAX_SIGNAL_BODY_SIZE} bytes" in PAGE
+    assert f"of over {MAX_SIGNAL_BODY_SIZE} bytes" in PAGE
     for key in ("frame_bytes", "body_bytes", "unacked_sends", "channels"):
         assert f"`{key}`" in PAGE

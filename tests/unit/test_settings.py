@@ -14,8 +14,10 @@ def test_defaults_are_the_constants() -> None:
     settings = load_settings()
     assert settings == ServerSettings()
     assert settings.limits.frame_bytes == constants.DEFAULT_MAX_FRAME_SIZE
-    assert settings.limits.body_bytes == constants.DEFAULT_MAX_FRAME_SIZE - constants.SEND_PREFIX_SIZE
-    assert settings.ticket_lifetime_ms == constants.DEFAULT_REPLAY_WINDOW_MS
+    assert settings.limits.largest_body == settings.limits.body_bytes < constants.DEFAULT_MAX_FRAME_SIZE
+    small = load_settings({"limits": {"frame_bytes": 1024}})
+    assert small.limits.largest_body == 1024 - constants.SEND_PREFIX_SIZE
+    assert settings.ticket_lifetime_ms == constants.DEFAULT_REPLAY_WINDOW_MS * 4 // 5
     assert (settings.host, settings.port, settings.http_port) == ("127.0.0.1", 7400, 7480)
 
 

@@ -44,6 +44,8 @@ CREATE TABLE read_marks (channel BLOB, player BLOB, id INTEGER NOT NULL, PRIMARY
 CREATE TABLE ended_sessions (session INTEGER PRIMARY KEY, until_ms INTEGER NOT NULL);
 CREATE INDEX ended_by_time ON ended_sessions (until_ms);
 
+-- Every name that was ever a group's: who takes an ended one again would read its history.
+CREATE TABLE groups (channel BLOB PRIMARY KEY) WITHOUT ROWID;
 -- number: in order of coming, for "the oldest officer".
 CREATE TABLE members (
     number INTEGER PRIMARY KEY AUTOINCREMENT, channel BLOB NOT NULL, player BLOB NOT NULL, role TEXT NOT NULL,

@@ -29,7 +29,7 @@ WHERE mine.player = ? ORDER BY mine.other
 _WAITING = """
 SELECT player FROM friends AS theirs WHERE other = ?
 AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
-ORDER BY player
+ORDER BY player LIMIT 1000
 """
 
 
@@ -49,7 +49,8 @@ class EmbeddedRelations:
 
     async def create_group(self, group: bytes, owner: bytes) -> str:
         def change(connection: sqlite3.Connection) -> str:
-            if not _exists(connection, group):
+            is_new = connection.execute("INSERT OR IGNORE INTO groups VALUES (?)", (group,)).rowcount
+            if is_new:
                 connection.execute(_ADD_MEMBER, (group, owner, OWNER))
             return OWNER if _role(connection, group, owner) == OWNER else ""
 

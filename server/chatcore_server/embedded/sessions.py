@@ -6,11 +6,11 @@ Presence may be lost with the process, for so are the connections that it speaks
 import sqlite3
 from collections.abc import Sequence
 
-from chatcore_ext.chain_hash import name_hash
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import Conversation, ResumeState
+from chatcore_server.embedded.conversations import read_conversations
 from chatcore_server.embedded.database import signed
-from chatcore_server.embedded.log_rows import OFFSET_MASK, count_unread, read_head
+from chatcore_server.embedded.log_rows import OFFSET_MASK
 from chatcore_server.embedded.reader import Reader
 from chatcore_server.embedded.relations import read_blocks
 from chatcore_server.embedded.settings import EmbeddedSettings
@@ -18,14 +18,12 @@ from chatcore_server.embedded.writer import Writer
 
 CODE = ErrorCode.ERROR_HISTORY_UNAVAILABLE
 MAX_UNREAD = 1_000
-_READ_MARK = "SELECT id FROM read_marks WHERE channel = ? AND player = ?"
 
 
 class EmbeddedSessions:
     """SessionStore; see backends.py."""
 
     def __init__(self, settings: EmbeddedSettings, writer: Writer, reader: Reader) -> None:
-        self._partitions = settings.partitions
         self._writer = writer
         self._reader = reader
         self._presence: dict[bytes, dict[int, str]] = {}
@@ -33,10 +31,11 @@ class EmbeddedSessions:
     async def resume(self, session: int, player: bytes, limit: int) -> ResumeState:
         def look_up(connection: sqlite3.Connection) -> ResumeState:
             ended = "SELECT 1 FROM ended_sessions WHERE session = ?"
+            blocks = read_blocks(connection, player)
             return ResumeState(
                 connection.execute(ended, (signed(session),)).fetchone() is not None,
-                self._conversations(connection, player, [], limit),
-                read_blocks(connection, player),
+                read_conversations(connection, player, [], blocks, limit, MAX_UNREAD),
+                blocks,
             )
 
         return await self._reader.look_up(look_up, CODE)
@@ -53,28 +52,10 @@ class EmbeddedSessions:
 
     async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
         def look_up(connection: sqlite3.Connection) -> list[Conversation]:
-            return self._conversations(connection, player, groups, limit)
+            blocks = read_blocks(connection, player)
+            return read_conversations(connection, player, groups, blocks, limit, MAX_UNREAD)
 
         return await self._reader.look_up(look_up, CODE)
-
-    def _conversations(
-        self, connection: sqlite3.Connection, player: bytes, groups: Sequence[bytes], limit: int
-    ) -> list[Conversation]:
-        """By the time of the last message, for ids of different partitions do not compare. Reader thread."""
-        rows = connection.execute("SELECT channel FROM conversations WHERE player = ?", (player,)).fetchall()
-        channels = [row[0] for row in rows]
-        channels += groups
-        heads = [(read_head(connection, channel), channel) for channel in channels]
-        heads.sort(key=lambda item: (-item[0].time, item[1]))
-        return [self._conversation(connection, player, channel, head.id) for head, channel in heads[:limit]]
-
-    def _conversation(self, connection: sqlite3.Connection, player: bytes, channel: bytes, head: int) -> Conversation:
-        row = connection.execute(_READ_MARK, (channel, player)).fetchone()
-        read = row[0] if row is not None else 0
-        if head <= read:
-            return Conversation(channel, head, read, 0)
-        partition = name_hash(channel) % self._partitions
-        return Conversation(channel, head, read, count_unread(connection, partition, channel, player, read, MAX_UNREAD))
 
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
         def change(connection: sqlite3.Connection) -> bool:

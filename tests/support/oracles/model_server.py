@@ -325,7 +325,7 @@ class ModelConnection:
             time_ms=self.server.now_ms,
             heartbeat_ms=self.server.heartbeat_ms,
             heartbeat_grace_ms=self.server.heartbeat_ms,
-            limits=operations.Limits(FRAME_BYTES, BODY_BYTES, 128, 256),
+            limits=operations.Limits(FRAME_BYTES, BODY_BYTES, 128, 256, 100, 400),
             channels=channels,
             lost=lost,
             conversations=self.server.conversations(self.player),

@@ -1,0 +1,171 @@
+"""What players must not be able to do, to others and to the server, by means that the protocol has."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from chatcore.errors import AlreadyExists, Blocked, ChatError, ListFull, NotAllowed
+from chatcore.operations import ClosedEvent, Operation
+from chatcore_ext.constants import FrameType
+from chatcore_ext.error_codes import ErrorCode
+from chatcore_ext.frame import encode_request
+from support.players import until
+from support.raw import RawClient
+from support.servers import LocalServer
+
+pytestmark = pytest.mark.asyncio
+
+Start = Any  # the fixture start_server
+OpenRaw = Any  # the fixture open_raw
+DEEP = b"\x91" * 3000 + b"\xc0"  # MessagePack: lists in lists
+
+
+async def test_values_in_values_are_a_bad_request(server: LocalServer, open_raw: OpenRaw) -> None:
+    client: RawClient = await open_raw(server)
+    client.write_frame(FrameType.FRAME_HELLO, b"chat\x01\0\0\0\x81\xa1x" + DEEP)
+    assert await client.closed_by() == "bad_request"
+    client = await open_raw(server)
+    await client.login(token=server.token("ann"))
+    client.writer.write(encode_request(7, Operation.JOIN, b"\x81\xa1x" + DEEP))
+    assert await client.answer() == (7, "bad_request")
+
+
+async def test_a_player_has_one_bucket_however_many_connections(start_server: Start, open_raw: OpenRaw) -> None:
+    server: LocalServer = start_server(
+        limits={"frame_burst": 60, "frames_per_second": 1, "player_frame_burst": 100, "player_frames_per_second": 1}
+    )
+    accepted = 0
+    for _ in range(4):
+        client: RawClient = await open_raw(server)
+        welcome = await client.login(token=server.token("ann"), channels={"room:x": 0})
+        for seq in range(1, 61):
+            client.send(seq, welcome["channels"]["room:x"][0], b"")
+        for _ in range(60):
+            kind, _ = await client.next(FrameType.FRAME_ACK, FrameType.FRAME_REFUSED)
+            accepted += kind == FrameType.FRAME_ACK
+    assert 100 <= accepted < 120  # some tokens have grown back
+
+
+async def test_private_chats_give_way_and_come_again(start_server: Start) -> None:
+    server: LocalServer = start_server(limits={"channels": 3})
+    bob = await server.login("bob")
+    for room in ("room:1", "room:2"):
+        await bob.client.join(room)
+    talkers = [await server.login(name) for name in ("ann", "cid", "dan")]
+    chats = ["dm:ann:bob", "dm:bob:cid", "dm:bob:dan"]
+    for talker, chat in zip(talkers, chats, strict=True):
+        await talker.client.join(chat)
+        await talker.client.send(chat, "first")
+        await bob.hears(chat, "first")
+    given_way = bob.told(ClosedEvent, code=int(ErrorCode.ERROR_TOO_MANY_CHANNELS))
+    assert [closed.channel for closed in given_way] == chats[:2]
+    await talkers[0].client.send(chats[0], "second")
+    await bob.hears(chats[0], "first", "second")
+    await bob.client.join("room:3")  # the private chat gives way to that, too
+    with pytest.raises(ChatError) as caught:
+        await bob.client.join("room:4")
+    assert caught.value.name == "too_many_channels"
+    await talkers[1].client.send(chats[1], "second")  # and has a place of its own beside the rooms
+    await bob.hears(chats[1], "first", "second")
+    await talkers[2].client.send(chats[2], "second")
+    await bob.hears(chats[2], "first", "second")
+
+
+async def test_lists_that_a_login_looks_up_have_an_end(start_server: Start) -> None:
+    server: LocalServer = start_server(limits={"blocks": 2, "friends": 1})
+    ann, bob, cid = [await server.login(name) for name in ("ann", "bob", "cid")]
+    for name in ("x", "y", "y"):
+        await ann.client.block(name)
+    with pytest.raises(ListFull):
+        await ann.client.block("z")
+    await ann.client.unblock("x")
+    await ann.client.block("z")
+    for other in (bob, cid):
+        await other.client.add_friend("ann")
+    assert await ann.client.add_friend("bob")
+    with pytest.raises(ListFull):
+        await ann.client.add_friend("cid")
+
+
+async def test_a_token_s_grants_hold_for_groups(server: LocalServer, open_raw: OpenRaw) -> None:
+    owner = await server.login("owner")
+    await owner.client.create_group("group:g")
+    await owner.client.add_member("group:g", "ann", "officer")
+    await owner.client.join("group:g")
+    await owner.client.send("group:g", "for the guild")
+    ann = await server.login("ann", channels=["room:only"])
+    assert await ann.client.conversations() == {}
+    for call in (
+        ann.client.add_member("group:g", "friend"),
+        ann.client.remove_member("group:g", "friend"),
+        ann.client.leave_group("group:g"),
+        ann.client.create_group("group:mine"),
+    ):
+        with pytest.raises(NotAllowed):
+            await call
+    raw: RawClient = await open_raw(server)
+    welcome = await raw.login(token=server.token("ann", channels=["room:only"]))
+    assert welcome["conversations"] == {}
+    for number in range(20):  # all behind one another, and nobody there when their turn comes
+        raw.ask(Operation.CREATE_GROUP, channel="group:mine", number=number)
+    raw.writer.transport.abort()
+    other = await server.login("other")
+    assert await other.client.create_group("group:mine") == "owner"
+
+
+async def test_a_blocked_player_learns_nothing_and_counts_for_nothing(server: LocalServer) -> None:
+    ann, eve = await server.login("ann"), await server.login("eve")
+    await ann.client.create_group("group:g")
+    await ann.client.add_member("group:g", "eve")
+    for channel in ("group:g", "dm:ann:eve"):
+        await eve.client.join(channel)
+        await eve.client.send(channel, "one")
+    assert {name: state.unread for name, state in (await ann.client.conversations()).items()} == {
+        "group:g": 1,
+        "dm:ann:eve": 1,
+    }
+    await ann.client.block("eve")
+    await eve.client.send("group:g", "two")
+    assert {state.unread for state in (await ann.client.conversations()).values()} == {0}
+    with pytest.raises(Blocked):
+        await eve.client.members("dm:ann:eve")
+
+
+async def test_a_resume_does_not_overtake_a_logout(server: LocalServer, open_raw: OpenRaw) -> None:
+    """The resume has looked its session up before the logout, and comes in after it."""
+    ann: RawClient = await open_raw(server)
+    ticket = (await ann.login(token=server.token("ann")))["ticket"]
+    looked_up, go_on = threading.Event(), threading.Event()
+    sessions = server.server.store.sessions  # type: ignore[union-attr]
+    real = sessions.resume
+
+    async def slow(*arguments: Any) -> Any:
+        found = await real(*arguments)
+        looked_up.set()
+        await asyncio.to_thread(go_on.wait, 10)
+        return found
+
+    server.do(lambda worker: setattr(sessions, "resume", slow))
+    again: RawClient = await open_raw(server)
+    again.hello(ticket=ticket)
+    assert await asyncio.to_thread(looked_up.wait, 10)
+    ann.ask(Operation.LOGOUT)
+    assert await ann.closed_by() == "logged_out"
+    go_on.set()
+    assert await again.closed_by() == "bad_ticket"
+
+
+async def test_the_name_of_an_ended_group_does_not_open_its_history(server: LocalServer) -> None:
+    ann, eve = await server.login("ann"), await server.login("eve")
+    await ann.client.create_group("group:g")
+    await ann.client.join("group:g")
+    await ann.client.send("group:g", "secret")
+    await ann.client.leave_group("group:g")
+    await until(lambda: ann.told(ClosedEvent))
+    for player in (eve, ann):
+        with pytest.raises(AlreadyExists):
+            await player.client.create_group("group:g")
+    with pytest.raises(ChatError):
+        await eve.client.history("group:g")
