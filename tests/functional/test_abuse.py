@@ -110,7 +110,7 @@ async def test_a_token_s_grants_hold_for_groups(server: LocalServer, open_raw: O
     assert welcome["conversations"] == {}
     for number in range(20):  # all behind one another, and nobody there when their turn comes
         raw.ask(Operation.CREATE_GROUP, channel="group:mine", number=number)
-    raw.writer.transport.abort()
+    await raw.close()
     other = await server.login("other")
     assert await other.client.create_group("group:mine") == "owner"
 

@@ -160,7 +160,15 @@ def n_links() -> int:
 
 async def test_a_client_that_takes_nothing_is_let_go(start_server: StartServer, connect: Any) -> None:
     """Otherwise its CLOSE and what was before it would lie in the server's transport for ever."""
-    server = start_server(limits={"pending_bytes": 4096, "frames_per_second": 100_000, "frame_burst": 100_000})
+    server = start_server(
+        limits={
+            "pending_bytes": 4096,
+            "frame_bytes": 1024,
+            "sync_bytes": 1024,
+            "frames_per_second": 100_000,
+            "frame_burst": 100_000,
+        }
+    )
     bob = await server.login("bob")
     await bob.client.join("room:x")
     before = n_links()
