@@ -162,9 +162,8 @@ async def test_a_client_that_takes_nothing_is_let_go(start_server: StartServer, 
     """Otherwise its CLOSE and what was before it would lie in the server's transport for ever."""
     server = start_server(
         limits={
-            "pending_bytes": 4096,
-            "frame_bytes": 1024,
-            "sync_bytes": 1024,
+            "pending_bytes": 16384,
+            "sync_bytes": 4096,
             "frames_per_second": 100_000,
             "frame_burst": 100_000,
         }
@@ -177,5 +176,5 @@ async def test_a_client_that_takes_nothing_is_let_go(start_server: StartServer, 
     assert n_links() == before + 1
     writer.transport.pause_reading()
     while counted(server, "closed_slow_receiver") == 0:
-        await asyncio.gather(*(bob.client.send("room:x", bytes(4000)) for _ in range(100)))
+        await asyncio.gather(*(bob.client.send("room:x", bytes(3000)) for _ in range(100)))
     await until(lambda: n_links() == before)
