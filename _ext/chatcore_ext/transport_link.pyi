@@ -22,10 +22,12 @@ class TransportLink:
     @property
     def connection(self) -> int:
         """The hub's handle; 0 before `open` and connection_made, and of one that was refused without a word."""
-    def open(self) -> bool:
+    def open(self, give_up: Callable[[], object] | None = None) -> bool:
         """Count as a connection before there is a transport (while TLS shakes hands), so that limits and the time for
         HELLO hold from there on. False: the server is full, do without the transport. Then exactly one of
-        `connection_made` and, if no transport comes of it, `connection_lost` must follow."""
+        `connection_made` and, if no transport comes of it, `connection_lost` must follow.
+
+        `give_up()` is called if the hub ends it in between: nobody waits for the transport any more."""
     def connection_made(self, transport: object) -> None: ...
     def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...

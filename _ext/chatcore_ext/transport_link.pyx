@@ -12,6 +12,7 @@ cdef class TransportLink:
         Hub hub
         object wake
         object transport           # None: not made yet, or lost
+        object give_up             # None: there is no transport to wait for
         readonly str peer_address
         unsigned long long handle
         bint is_open               # the hub has been told
@@ -22,14 +23,16 @@ cdef class TransportLink:
         self.wake = wake
         self.peer_address = peer_address
         self.transport = None
+        self.give_up = None
         self.handle = 0
 
     @property
     def connection(self):
         return self.handle
 
-    def open(self):
+    def open(self, give_up=None):
         self.is_open = True
+        self.give_up = give_up
         self.handle = self.hub.open_transport(self)
         self.wake()
         return self.hub.is_known(self.handle)
@@ -38,6 +41,7 @@ cdef class TransportLink:
 
     def connection_made(self, transport not None):
         self.transport = transport
+        self.give_up = None
         if self.is_closed:
             transport.abort()
             return
@@ -65,6 +69,7 @@ cdef class TransportLink:
 
     def connection_lost(self, exc):
         self.transport = None
+        self.give_up = None
         self.is_closed = True
         self.hub.close_transport(self.handle)
         self.wake()
@@ -85,8 +90,8 @@ cdef class TransportLink:
     def close(self):
         self.is_closed = True
         if self.transport is None:
-            return
-        if self.transport.can_write_eof():
+            self.wait_no_longer()
+        elif self.transport.can_write_eof():
             # To close it now might reset the connection and take the last bytes with it: the peer hangs up, or the hub
             # aborts it after a while. TLS has an end of its own that waits for the peer's.
             self.transport.write_eof()
@@ -95,5 +100,14 @@ cdef class TransportLink:
 
     def abort(self):
         self.is_closed = True
-        if self.transport is not None:
+        if self.transport is None:
+            self.wait_no_longer()
+        else:
             self.transport.abort()
+
+    cdef int wait_no_longer(self) except -1:
+        cdef object give_up = self.give_up
+        self.give_up = None
+        if give_up is not None:
+            give_up()
+        return 0

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from chatcore import Client
+from chatcore_ext.constants import FrameType
 from support.certificates import client_context, write_authority, write_server_certificate
 from support.players import player, until
+from support.raw import RawClient
 from support.servers import LocalServer, ServerProcess
+from support.streams import open_stream
 
 pytestmark = pytest.mark.asyncio
 
@@ -77,6 +81,26 @@ async def test_messages_go_from_door_to_door(make_server: MakeServer, tmp_path: 
         assert set(each.texts("room:x")) == {"from ann", "from bob", "from cyd"}
         each.check_order()
     await asyncio.gather(*(each.close() for each in players))
+
+
+async def test_a_drain_reaches_all_doors(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server(config=all_doors(tmp_path) + "[drain]\ngoaway_ms = 100\n")
+    await server.start()
+    uris = [f"tls://127.0.0.1:{server.ports['tls']}", f"wss://127.0.0.1:{server.ports['websocket']}"]
+    clients = [RawClient(*await open_stream(uri)) for uri in uris]
+    for number, client in enumerate(clients):
+        await client.login(token=server.token(f"p{number}"))
+    silent = [await asyncio.open_connection("127.0.0.1", server.ports[door]) for door in ("tls", "websocket")]
+    server.send_signal(signal.SIGTERM)
+    for client in clients:
+        await client.next(FrameType.FRAME_GOAWAY)
+        assert await client.closed_by() == "shutting_down"
+    assert await server.ended() == (0, b"")
+    assert '"clean":true' in server.log.read_text()
+    for client in clients:
+        await client.close()
+    for _, writer in silent:
+        writer.close()
 
 
 @pytest.mark.parametrize(("table", "name"), [("tls", "tls.port"), ("websocket", "websocket.port")])

@@ -20,8 +20,7 @@ from chatcore_server.logging import get_logger
 from chatcore_server.settings import ServerSettings
 
 _CERTIFICATE_CHECK_S = 2.0
-# After the hub has given up on a connection for its silence, so that the hub counts it.
-_TLS_GRACE_S = 0.5
+_TLS_HANDSHAKE_S = 3600.0  # the hub's time for HELLO ends those that take too long
 _log = get_logger()
 _Take = Callable[[socket.socket, str], Awaitable[None]]
 
@@ -29,7 +28,7 @@ _Take = Callable[[socket.socket, str], Awaitable[None]]
 class _Link(Protocol):
     """TransportLink or WebSocketLink."""
 
-    def open(self) -> bool: ...
+    def open(self, _give_up: Callable[[], object] | None = None, /) -> bool: ...
     def connection_lost(self, _error: Exception | None, /) -> None: ...
 
 
@@ -161,18 +160,19 @@ class Doors:
     ) -> None:
         link = new_link(address)
         context = self._certificates.context if is_encrypted and self._certificates is not None else None
+        task = asyncio.current_task()
+        assert task is not None
         # A connection that will be shaking hands counts already, and its time for HELLO runs.
-        if context is not None and not link.open():
+        if context is not None and not link.open(task.cancel):
             link.connection_lost(None)
             accepted.close()
             return
-        timeout = None if context is None else self._hello_timeout_s + _TLS_GRACE_S
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: cast(asyncio.BaseProtocol, link),  # by shape
                 accepted,
                 ssl=context,
-                ssl_handshake_timeout=timeout,
+                ssl_handshake_timeout=None if context is None else _TLS_HANDSHAKE_S,
             )
         except BaseException as error:
             link.connection_lost(None)

@@ -69,6 +69,7 @@ class WebSocketLink(asyncio.Protocol):
         self._hub = door.hub
         self._protocol = ServerProtocol(origins=door.origins, max_size=door.max_message_bytes, logger=_silent)
         self._transport: asyncio.Transport | None = None
+        self._give_up: Callable[[], object] | None = None  # on the transport that is to come
         self._handle = 0
         self._is_open = False
         self._is_closed = False
@@ -81,9 +82,10 @@ class WebSocketLink(asyncio.Protocol):
     def connection(self) -> int:
         return self._handle
 
-    def open(self) -> bool:
+    def open(self, give_up: Callable[[], object] | None = None) -> bool:
         """As TransportLink.open."""
         self._is_open = True
+        self._give_up = give_up
         self._handle = self._hub.open_transport(self)
         self._door.wake()
         return self._hub.is_known(self._handle)
@@ -92,6 +94,7 @@ class WebSocketLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit it
+        self._give_up = None
         if self._is_closed or not (self._is_open or self.open()):
             self._transport.abort()
             return
@@ -116,7 +119,7 @@ class WebSocketLink(asyncio.Protocol):
         self._door.wake()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._give_up = None
         self._is_closed = True
         self._hub.close_transport(self._handle)
         self._door.wake()
@@ -141,16 +144,25 @@ class WebSocketLink(asyncio.Protocol):
     def close(self) -> None:
         """The peer has LINGER_MS to answer and to hang up; then the hub aborts."""
         self._is_closed = True
-        if self._protocol.state is State.OPEN:
+        if self._transport is None:
+            self._wait_no_longer()
+        elif self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.NORMAL_CLOSURE)  # why, CLOSE has said
             self._send_queued()
-        elif self._protocol.state is State.CONNECTING and not self._protocol.eof_sent and self._transport is not None:
+        elif self._protocol.state is State.CONNECTING and not self._protocol.eof_sent:
             self._transport.close()
 
     def abort(self) -> None:
         self._is_closed = True
-        if self._transport is not None:
+        if self._transport is None:
+            self._wait_no_longer()
+        else:
             self._transport.abort()
+
+    def _wait_no_longer(self) -> None:
+        give_up, self._give_up = self._give_up, None
+        if give_up is not None:
+            give_up()
 
     # ---- Shaking hands -----------------------------------------------------------------------------------------------
 
