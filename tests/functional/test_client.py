@@ -318,7 +318,7 @@ def test_it_waits_as_long_as_the_server_asks(run: Callable[[Test], None]) -> Non
             closed_at = loop.time()
             await until(lambda: not client.connected)
             await until(lambda: client.connected)
-            assert loop.time() - closed_at >= 0.3
+            assert loop.time() - closed_at > 0.295  # uvloop's clock stands still for ms
 
     run(test)
 
