@@ -174,6 +174,18 @@ cdef struct SignalFields:
     const uint8_t* body
     uint32_t body_len
 
+cdef struct DeliverFields:
+    uint32_t channel
+    int flags
+    uint64_t id
+    uint64_t prev
+    uint64_t hash
+    uint64_t time
+    const uint8_t* sender
+    uint8_t sender_len
+    const uint8_t* body
+    uint32_t body_len
+
 # 0, or ERROR_MALFORMED_FRAME if the body is too short for what it says.
 cdef inline int read_send(const uint8_t* body, uint32_t body_len, SendFields* fields) noexcept nogil:
     if body_len < SEND_PREFIX_SIZE:
@@ -194,4 +206,19 @@ cdef inline int read_signal(const uint8_t* body, uint32_t body_len, SignalFields
     fields.sender = body + SIGNAL_PREFIX_SIZE
     fields.body = fields.sender + fields.sender_len
     fields.body_len = body_len - SIGNAL_PREFIX_SIZE - fields.sender_len
+    return 0
+
+cdef inline int read_deliver(const uint8_t* body, uint32_t body_len, DeliverFields* fields) noexcept nogil:
+    if body_len < DELIVER_PREFIX_SIZE or body_len - DELIVER_PREFIX_SIZE < body[5]:
+        return ERROR_MALFORMED_FRAME
+    fields.channel = load_u32(body)
+    fields.flags = body[4]
+    fields.sender_len = body[5]
+    fields.id = load_u64(body + 6)
+    fields.prev = load_u64(body + 14)
+    fields.hash = load_u64(body + 22)
+    fields.time = load_u64(body + 30)
+    fields.sender = body + DELIVER_PREFIX_SIZE
+    fields.body = fields.sender + fields.sender_len
+    fields.body_len = body_len - DELIVER_PREFIX_SIZE - fields.sender_len
     return 0

@@ -152,6 +152,66 @@ def chat(
         _fail(str(error))
 
 
+@app.command()
+def load(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")] = "127.0.0.1:7400",
+    data: Annotated[Path, typer.Option(help="Data folder whose development secret signs the tokens.")] = Path("data"),
+    secret_file: Annotated[Path | None, typer.Option(help="HS256 secret that signs instead.")] = None,
+    connections: Annotated[int, typer.Option(help="Players, each with one connection.")] = 100,
+    rooms: Annotated[int, typer.Option(help="The players are spread over them.")] = 10,
+    rate: Annotated[float, typer.Option(help="Messages per second, of all players together.")] = 100.0,
+    duration: Annotated[float, typer.Option(help="Seconds of sending.")] = 10.0,
+    ramp: Annotated[float, typer.Option(help="Seconds over which the connections are opened, 0 = no waiting.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same players, rooms and senders.")] = 1,
+    body_bytes: Annotated[int, typer.Option(help="Size of a message.")] = 64,
+    private_share: Annotated[float, typer.Option(help="Part of the messages that is private, 0 to 1.")] = 0.0,
+    storm: Annotated[bool, typer.Option("--storm", help="Half-way, all disconnect and return at once.")] = False,
+    processes: Annotated[int, typer.Option(help="Processes that play the load.")] = 1,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+) -> None:
+    """Load a server and check every delivery. Exit code 1: something was lost, doubled, out of order or changed; 2: the
+    load could not be run."""
+    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, read_secret_file
+    from chatcore_server.load import run_load
+    from chatcore_server.load_plan import LoadError, LoadOptions
+    from chatcore_server.load_progress import progress_bar
+    from chatcore_server.load_report import as_text
+    from chatcore_server.settings import SettingsError
+
+    host, _, port = address.rpartition(":")
+    try:
+        if not host or not port.isdigit():
+            raise LoadError(f"{address} is not HOST:PORT")
+        if not secret_file and not (data / SECRET_NAME).exists():
+            raise LoadError(f"{data} is not a server's data folder. Name it with --data, or a --secret-file")
+        if json and not json.absolute().parent.is_dir():
+            raise LoadError(f"there is no folder for {json}")
+        key = read_secret_file(secret_file) if secret_file else development_token_key(data_secret(data))
+        options = LoadOptions(
+            host=host.strip("[]"),
+            port=int(port),
+            connections=connections,
+            rooms=rooms,
+            rate=rate,
+            duration_s=duration,
+            ramp_s=ramp,
+            seed=seed,
+            body_bytes=body_bytes,
+            private_share=private_share,
+            storm=storm,
+            processes=processes,
+        )
+        with progress_bar(duration) as show:
+            report = run_load(options, key, show)
+        if json:
+            json.write_bytes(report.as_json())
+    except (LoadError, SettingsError, OSError) as error:
+        print(f"chatcore: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(as_text(report))
+    raise typer.Exit(report.exit_code)
+
+
 def _seconds(text: str) -> int:
     """Raises typer.BadParameter unless it is a number and a unit."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
