@@ -80,6 +80,11 @@ cpdef enum:
     DEFAULT_MAX_HEADS = 1000000             # channels whose last id a reader keeps; about 200 bytes each
     DEFAULT_MAX_CHANNELS_PER_CONNECTION = 256  # joins of one connection
     DEFAULT_MAX_CONNECTIONS = 100000        # per worker; above it the newest is refused
+    DEFAULT_MAX_HALF_OPEN = 10000           # connections before WELCOME; above it the oldest without HELLO gives way
+    DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 1000  # a mobile carrier puts hundreds of players behind one address
+    DEFAULT_ACCEPTS_PER_SECOND = 100        # per address
+    DEFAULT_ACCEPT_BURST = 1000             # per address at once: all of them come back after a restart
+    BYTES_PER_FRAME = 1024                  # that a player may send for each frame of the limit; most have under 100
     LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
     # Bytes that a transport (TLS, WebSocket) holds unsent before the hub keeps the rest, and at which it goes on.
     # uvloop's own are 64 KiB or 512 KiB, by kind, and 16 bytes or 128 KiB.

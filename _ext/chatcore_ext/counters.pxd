@@ -10,7 +10,9 @@ cdef enum:
 cdef struct Counters:
     unsigned long long bursts
     unsigned long long connections_accepted
-    unsigned long long connections_refused      # over max_connections
+    unsigned long long connections_refused      # over a limit of connections
+    unsigned long long connections_refused_by_address  # of these: over a limit of their address
+    unsigned long long half_open_gave_way       # without HELLO, to newer connections
     unsigned long long accept_pauses            # out of descriptors or memory
     unsigned long long receive_calls
     unsigned long long bytes_received

@@ -10,6 +10,8 @@ cdef dict counters_as_dict(const Counters* counters):
             "bursts": counters.bursts,
             "connections_accepted": counters.connections_accepted,
             "connections_refused": counters.connections_refused,
+            "connections_refused_by_address": counters.connections_refused_by_address,
+            "half_open_gave_way": counters.half_open_gave_way,
             "accept_pauses": counters.accept_pauses,
             "receive_calls": counters.receive_calls,
             "bytes_received": counters.bytes_received,

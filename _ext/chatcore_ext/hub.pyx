@@ -269,6 +269,8 @@ cdef class Hub(Memberships):
     def counters(self):
         cdef dict result = counters_as_dict(&self.state.counters)
         result["connections"] = self.state.n_open
+        result["connections_half_open"] = self.state.n_half_open
+        result["addresses"] = self.state.addresses.places.n_entries
         result["sessions"] = self.state.routing.sessions.n_entries
         result["players"] = self.state.routing.players.n_entries
         result["channels"] = self.state.routing.channels.n_entries

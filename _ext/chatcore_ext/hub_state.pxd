@@ -5,9 +5,11 @@ Structs only; each part is explained where it is declared.
 
 from libc.stdint cimport uint8_t
 
+from chatcore_ext.addresses cimport Addresses
 from chatcore_ext.connection cimport ConnectionTable
 from chatcore_ext.counters cimport Counters
 from chatcore_ext.event_queue cimport EventQueue
+from chatcore_ext.half_open cimport HalfOpen
 from chatcore_ext.output cimport Output
 from chatcore_ext.routing cimport Routing
 from chatcore_ext.tables cimport Session
@@ -19,6 +21,10 @@ cdef struct Limits:
     unsigned int max_frame_size
     unsigned int max_body_size
     unsigned int max_connections
+    unsigned int max_half_open
+    unsigned int max_connections_per_address
+    unsigned int accepts_per_second
+    unsigned int accept_burst
     unsigned int max_channels_per_connection
     unsigned int hello_timeout_ms
     unsigned int heartbeat_timeout_ms
@@ -26,6 +32,8 @@ cdef struct Limits:
     unsigned int frame_burst
     unsigned int player_frames_per_second
     unsigned int player_frame_burst
+    unsigned int player_bytes_per_second
+    unsigned int player_byte_burst
     unsigned int resume_grace_ms
 
 
@@ -43,6 +51,8 @@ cdef struct HubState:
     Limits limits
     Counters counters
     ConnectionTable connections
+    Addresses addresses
+    HalfOpen half_open
     Routing routing
     Output output
     EventQueue events
@@ -52,7 +62,8 @@ cdef struct HubState:
     int n_listeners
     int epoll_descriptor
     unsigned int n_open        # connections that count against max_connections
+    unsigned int n_half_open   # of these: no session yet
     unsigned long long now_ms  # of the turn: monotonic, for deadlines
-    unsigned long long time_ms  # of the turn: since 1970, for records
+    unsigned long long time_ms  # of the turn: since 1970, for records; never goes back
     unsigned long long clock_shift_ms
     uint8_t* receive_buffer       # RECEIVE_BUFFER_SIZE bytes, read into by every connection in turn

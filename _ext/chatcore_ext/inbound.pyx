@@ -32,17 +32,49 @@ cdef void protocol_error(HubState* hub, Connection* connection, int code) noexce
     output_close(&hub.output, connection, code, NULL, 0, 0)
 
 
-# Every frame that costs somebody something takes a token. Returns the ms to wait, 0: go on.
+# --- limits ---
+
+# A frame over the limit. A client that heeds what it is told stops; one that sends as many again is a flood, and ends.
+cdef void count_excess(HubState* hub, Connection* connection) noexcept nogil:
+    cdef long long wait = bucket_take(
+        &connection.excess, hub.limits.frames_per_second, hub.limits.frame_burst, 1, <long long>hub.now_ms
+    )
+    if wait:
+        output_close(
+            &hub.output, connection, ERROR_RATE_LIMITED, NULL, 0, <unsigned int>min(wait, <long long>0xFFFFFFFF)
+        )
+
+
+# Every frame of a connection takes a token of it. Returns the ms to wait, 0: go on.
 cdef unsigned int over_limit(HubState* hub, Connection* connection) noexcept nogil:
     cdef long long wait = bucket_take(
-        &connection.bucket, hub.limits.frames_per_second, hub.limits.frame_burst, 1, <long long>hub.now_ms
+        &connection.frames, hub.limits.frames_per_second, hub.limits.frame_burst, 1, <long long>hub.now_ms
     )
     if wait == 0:
-        # A new connection comes with a full bucket, so one of the player holds over them all.
+        return 0
+    count_excess(hub, connection)
+    return <unsigned int>min(wait, <long long>0xFFFFFFFF)
+
+
+# The same for a frame that costs others something: it counts for the player, whose connections share these limits.
+cdef unsigned int over_limits(HubState* hub, Connection* connection, size_t size) noexcept nogil:
+    cdef:
+        unsigned int wait_of_connection = over_limit(hub, connection)
+        Player* player = connection.session.player
+        long long wait
+    if wait_of_connection:
+        return wait_of_connection
+    wait = bucket_take(
+        &player.frames, hub.limits.player_frames_per_second, hub.limits.player_frame_burst, 1, <long long>hub.now_ms
+    )
+    if wait == 0:
         wait = bucket_take(
-            &connection.session.player.bucket, hub.limits.player_frames_per_second, hub.limits.player_frame_burst, 1,
-            <long long>hub.now_ms
+            &player.bytes, hub.limits.player_bytes_per_second, hub.limits.player_byte_burst,
+            <long long>(HEADER_SIZE + size), <long long>hub.now_ms,
         )
+    if wait == 0:
+        return 0
+    count_excess(hub, connection)
     return <unsigned int>min(wait, <long long>0xFFFFFFFF)
 
 
@@ -54,6 +86,8 @@ cdef void append_error(
         size_t body_size = number_size + error_body_size(code, <unsigned int>size)
         uint8_t* frame = output_reserve(&hub.output, HEADER_SIZE + body_size)
     hub.counters.refused[code] += 1
+    if connection.state != STATE_READY:
+        return  # CLOSE has been said
     if frame == NULL:
         output_drop(&hub.output, connection, ERROR_OVERLOADED)
         return
@@ -115,7 +149,7 @@ cdef void on_request(HubState* hub, Connection* connection, const uint8_t* body,
         protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
         return
     request_id = load_u32(body)
-    wait = over_limit(hub, connection)
+    wait = over_limits(hub, connection, size)
     if wait:
         append_failed(hub, connection, request_id, ERROR_RATE_LIMITED, NULL, 0, wait)
         return
@@ -151,28 +185,26 @@ cdef bint is_stale(unsigned long long seq, unsigned long long highest) noexcept 
     return highest >= MAX_UNACKED_SENDS and seq <= highest - MAX_UNACKED_SENDS
 
 
-# Why the send can not be taken, and for how long; 0: it can.
+# Why the send can not be taken; 0: it can.
 cdef int refusal_of(
-    HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send,
-    unsigned int* retry_after_ms
+    HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send
 ) noexcept nogil:
-    retry_after_ms[0] = over_limit(hub, connection)
-    if retry_after_ms[0]:
-        return ERROR_RATE_LIMITED  # before all else: a refusal costs as much as what it refuses
     if send.seq == 0 or is_stale(send.seq, connection.session.highest_seq):
         return ERROR_BAD_SEQ
     if subscription == NULL or not subscription.is_joined:
         return ERROR_NOT_JOINED
     if not subscription.may_send:
         return subscription.refusal if subscription.refusal else ERROR_NOT_ALLOWED
-    return ERROR_BODY_TOO_LARGE if send.body_len > hub.limits.max_body_size else 0
+    if send.body_len > hub.limits.max_body_size:
+        return ERROR_BODY_TOO_LARGE
+    return 0
 
 
 cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
     cdef:
         SendFields send
         RecordFields record
-        unsigned int retry_after_ms = 0
+        unsigned int wait
         const Subscription* subscription
         const Player* player = connection.session.player
         PendingEvent* event
@@ -180,10 +212,15 @@ cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, si
     if code:
         protocol_error(hub, connection, code)
         return
+    # Before all else: a refusal costs something, too.
+    wait = over_limits(hub, connection, size)
+    if wait:
+        append_refused(hub, connection, send.seq, ERROR_RATE_LIMITED, error_flags(ERROR_RATE_LIMITED), wait)
+        return
     subscription = subscription_of(&hub.routing, connection, send.channel)
-    code = refusal_of(hub, connection, subscription, &send, &retry_after_ms)
+    code = refusal_of(hub, connection, subscription, &send)
     if code:
-        append_refused(hub, connection, send.seq, code, error_flags(code), retry_after_ms)
+        append_refused(hub, connection, send.seq, code, error_flags(code), 0)
         return
     record = RecordFields(
         kind=RECORD_MESSAGE, session=connection.session.id, seq=send.seq, time=hub.time_ms,
@@ -215,13 +252,15 @@ cdef void on_signal(HubState* hub, Connection* connection, const uint8_t* body, 
     if read_signal(body, <unsigned int>size, &signal) or signal.sender_len:
         protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
         return
+    if over_limits(hub, connection, size):
+        hub.counters.signals_dropped += 1
+        return
     subscription = subscription_of(&hub.routing, connection, signal.channel)
     # Kinds between are the server's.
     if (
         subscription == NULL or not subscription.is_joined or not subscription.may_send
         or signal.body_len > MAX_SIGNAL_BODY_SIZE
         or (signal.kind != SIGNAL_TYPING and signal.kind < SIGNAL_APPLICATION)
-        or over_limit(hub, connection)
     ):
         hub.counters.signals_dropped += 1
         return
@@ -270,6 +309,8 @@ cdef void handle_ready(
     elif type == FRAME_PONG:
         if size != PING_SIZE:
             protocol_error(hub, connection, ERROR_MALFORMED_FRAME)
+        elif over_limit(hub, connection):
+            hub.counters.pings_dropped += 1
     elif is_known(type):
         protocol_error(hub, connection, ERROR_UNEXPECTED_FRAME)
     else:

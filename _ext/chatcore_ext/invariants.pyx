@@ -1,5 +1,6 @@
 """Walks all tables of a hub and says where two of them disagree; see invariants.pxd."""
 
+from chatcore_ext.addresses cimport Addresses
 from chatcore_ext.connection cimport CHUNK_SIZE, connection_at
 from chatcore_ext.pointer_table cimport PointerTable, table_get
 from chatcore_ext.routing cimport find_named
@@ -53,10 +54,25 @@ cdef int check_connection(HubState* hub, Connection* connection) except -1:
     return 0
 
 
+cdef int check_addresses(const Addresses* addresses, list n_connections) except -1:
+    cdef unsigned int slot = addresses.oldest_idle
+    cdef unsigned int n_idle = 0
+    for i in range(<int>addresses.capacity):
+        claim(n_connections[i] == 0 or addresses.slots[i].n_connections == n_connections[i], "an address's connections")
+    while slot:
+        n_idle += 1
+        claim(addresses.slots[slot].n_connections == 0, "an address with connections is idle")
+        claim(addresses.slots[slot].next != 0 or slot == addresses.newest_idle, "the list of idle addresses is torn")
+        slot = addresses.slots[slot].next
+    claim(n_idle == addresses.n_idle, "idle addresses are miscounted")
+    return 0
+
+
 cdef int check_connections(HubState* hub) except -1:
     cdef:
         Connection* connection
-        unsigned int i, n_used = 0, n_open = 0, n_subscriptions = 0
+        unsigned int i, n_used = 0, n_open = 0, n_half_open = 0, n_subscriptions = 0
+        list by_address = [0] * hub.addresses.capacity
     for i in range(hub.connections.n_chunks * CHUNK_SIZE):
         connection = connection_at(&hub.connections, i)
         claim(connection.index == i, "a connection does not know its place")
@@ -64,10 +80,15 @@ cdef int check_connections(HubState* hub) except -1:
             continue
         n_used += 1
         n_open += not connection.is_detached
+        n_half_open += not connection.is_detached and connection.session == NULL
+        if connection.address:
+            by_address[connection.address] += 1
         n_subscriptions += connection.n_subscriptions
         check_connection(hub, connection)
     claim(n_used == hub.connections.n_used, "used connections are miscounted")
     claim(n_open == hub.n_open, "open connections are miscounted")
+    claim(n_half_open == hub.n_half_open, "half-open connections are miscounted")
+    check_addresses(&hub.addresses, by_address)
     claim(n_subscriptions == hub.routing.subscriptions.n_entries, "a subscription without a connection")
     return 0
 
@@ -160,6 +181,7 @@ cdef int check_hub(HubState* hub) except -1:
     check_table(&hub.routing.hidden_senders, "hidden senders")
     check_table(&hub.routing.numbers, "numbers")
     check_table(&hub.routing.sessions, "sessions")
+    check_table(&hub.addresses.places, "addresses")
     check_table(&hub.routing.subscriptions, "subscriptions")
     check_connections(hub)
     check_sessions(hub)

@@ -13,6 +13,7 @@ from chatcore_ext.routing cimport (
 )
 from chatcore_ext.tables cimport STATE_GREETING, STATE_READY, Channel, Connection, Player, Session, Subscription
 from chatcore_ext.timing_wheel cimport wheel_cancel
+from chatcore_ext.token_bucket cimport bucket_init
 from chatcore_ext.turns cimport Turns, check_code, name_of
 
 cdef int check_player_name(bytes player) except -1:
@@ -44,6 +45,11 @@ cdef class Memberships(Turns):
         session = <Session*>table_get(&self.state.routing.sessions, session_id)
         if session == NULL:
             session = session_new(&self.state.routing, session_id, player)
+            if session.player.n_sessions == 1:
+                bucket_init(
+                    &session.player.frames, self.state.limits.player_frame_burst, <long long>self.state.now_ms
+                )
+                bucket_init(&session.player.bytes, self.state.limits.player_byte_burst, <long long>self.state.now_ms)
         elif name_of(&session.player.named) != player:
             raise ValueError(f"session {session_id} is not {player.decode(errors='replace')}'s")
         older = session.connection
@@ -54,6 +60,7 @@ cdef class Memberships(Turns):
         session.connection = attached
         attached.session = session
         attached.state = STATE_READY
+        self.state.n_half_open -= 1
         return session.player.n_sessions
 
     def end_session(self, unsigned long long session_id, int code):

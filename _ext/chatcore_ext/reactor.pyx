@@ -5,24 +5,30 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close
 
+from chatcore_ext.addresses cimport (
+    NO_ADDRESS, Address, address_enter, address_find, addresses_forget, key_of_sockaddr,
+)
 from chatcore_ext.connection cimport connection_handle, connection_new, connection_of, connection_release
 from chatcore_ext.constants cimport BURST_EVENTS, RECEIVE_BUFFER_SIZE
 from chatcore_ext.deadlines cimport set_deadline
 from chatcore_ext.error_codes cimport ERROR_TOO_MANY_CONNECTIONS
 from chatcore_ext.frame cimport FRAME_NEED_MORE, FRAME_READY, Frame, assembler_clear, next_frame
+from chatcore_ext.half_open cimport half_open_add, half_open_take_oldest
 from chatcore_ext.hub_state cimport MAX_LISTENERS
 from chatcore_ext.inbound cimport handle_frame
 from chatcore_ext.output cimport (
     RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_mark_dirty, rearm,
 )
 from chatcore_ext.tables cimport STATE_CLOSING, STATE_LOST
-from chatcore_ext.token_bucket cimport bucket_init
+from chatcore_ext.token_bucket cimport bucket_init, bucket_take
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
-    int accept4(int descriptor, void* address, void* size, int flags) noexcept
+    cdef struct sockaddr_storage:
+        pass
+    int accept4(int descriptor, void* address, unsigned int* size, int flags) noexcept
     int setsockopt(int descriptor, int level, int option, const void* value, unsigned int size) noexcept
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -55,8 +61,9 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef enum:
     ACCEPTS_PER_TURN = 64      # a storm of new connections must not hold up those that are here
-    # Connections over the limit that may be waiting to hear so; beyond it they are closed without a word.
-    MAX_REFUSALS_UNDER_WAY = 1024
+    # Connections that are ending and may still hear why; when there are more, refused ones are closed without a word.
+    MAX_ENDING = 1024
+    RETRY_AFTER_MS = 1000      # told to one connection too many of an address
 
 # Marks a listener among the handles of an epoll set: no connection has generation 0.
 cdef inline unsigned long long listener_mark(int i) noexcept nogil:
@@ -71,7 +78,8 @@ cdef unsigned long long milliseconds(int clock) noexcept nogil:
 
 cdef void read_clocks(HubState* hub) noexcept nogil:
     hub.now_ms = milliseconds(CLOCK_MONOTONIC) + hub.clock_shift_ms
-    hub.time_ms = milliseconds(CLOCK_REALTIME)
+    # A clock that was set back stands still until it has caught up: records' times grow.
+    hub.time_ms = max(hub.time_ms, milliseconds(CLOCK_REALTIME))
 
 
 # --- listening ---
@@ -118,26 +126,68 @@ cdef void resume_listening(HubState* hub) noexcept nogil:
 
 # --- new connections ---
 
-cdef void admit(HubState* hub, Connection* connection) noexcept nogil:
-    connection.last_seen = hub.now_ms
-    if hub.n_open >= hub.limits.max_connections:
+# The oldest that has not said HELLO goes, if there is one: of all who are here it is the least likely to be a player.
+cdef bint make_way(HubState* hub) noexcept nogil:
+    cdef Connection* oldest = half_open_take_oldest(&hub.half_open, &hub.connections)
+    if oldest == NULL:
+        return False
+    hub.counters.half_open_gave_way += 1
+    output_close(&hub.output, oldest, ERROR_TOO_MANY_CONNECTIONS, NULL, 0, 0)
+    return True
+
+
+# The ms after which one more connection may come from there; 0: now.
+cdef unsigned int wait_of(HubState* hub, unsigned int slot) noexcept nogil:
+    cdef:
+        Address* address = &hub.addresses.slots[slot]
+        long long wait
+    if slot == NO_ADDRESS or address.is_unlimited:
+        return 0
+    if address.n_connections >= hub.limits.max_connections_per_address:
+        return RETRY_AFTER_MS
+    wait = bucket_take(
+        &address.accepts, hub.limits.accepts_per_second, hub.limits.accept_burst, 1, <long long>hub.now_ms
+    )
+    return <unsigned int>min(wait, <long long>0xFFFFFFFF)
+
+
+cdef Entry entry_for(HubState* hub, unsigned int address) noexcept nogil:
+    cdef Entry entry
+    entry.address = address
+    entry.refusal = 0
+    entry.retry_after_ms = wait_of(hub, address)
+    if entry.retry_after_ms:
+        hub.counters.connections_refused_by_address += 1
+        entry.refusal = ERROR_TOO_MANY_CONNECTIONS
+    elif hub.n_open >= hub.limits.max_connections or hub.n_half_open >= hub.limits.max_half_open:
+        if not make_way(hub):
+            entry.refusal = ERROR_TOO_MANY_CONNECTIONS
+    if entry.refusal:
         hub.counters.connections_refused += 1
-        hub.n_open += 1
-        output_close(&hub.output, connection, ERROR_TOO_MANY_CONNECTIONS, NULL, 0, 0)
-        return
-    hub.n_open += 1
-    hub.counters.connections_accepted += 1
-    bucket_init(&connection.bucket, hub.limits.frame_burst, <long long>hub.now_ms)
-    set_deadline(hub, connection)
+    return entry
 
 
 cdef bint is_overrun(const HubState* hub) noexcept nogil:
-    return hub.n_open >= hub.limits.max_connections and (
-        hub.connections.n_used >= hub.limits.max_connections + MAX_REFUSALS_UNDER_WAY
-    )
+    return hub.connections.n_used - hub.n_open >= MAX_ENDING
 
 
-cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil:
+cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexcept nogil:
+    connection.last_seen = hub.now_ms
+    connection.address = entry.address
+    address_enter(&hub.addresses, entry.address)
+    hub.n_open += 1
+    hub.n_half_open += 1
+    if entry.refusal:
+        output_close(&hub.output, connection, entry.refusal, NULL, 0, entry.retry_after_ms)
+        return
+    hub.counters.connections_accepted += 1
+    bucket_init(&connection.frames, hub.limits.frame_burst, <long long>hub.now_ms)
+    bucket_init(&connection.excess, hub.limits.frame_burst, <long long>hub.now_ms)
+    half_open_add(&hub.half_open, &hub.connections, connection_handle(connection))
+    set_deadline(hub, connection)
+
+
+cdef Connection* adopt(HubState* hub, int descriptor, const Entry* entry, int* error) noexcept nogil:
     cdef:
         Connection* connection = connection_new(&hub.connections)
         epoll_event event
@@ -153,30 +203,55 @@ cdef Connection* adopt(HubState* hub, int descriptor, int* error) noexcept nogil
         return NULL
     connection.descriptor = descriptor
     setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))  # no harm where it is no TCP socket
-    admit(hub, connection)
+    admit(hub, connection, entry)
     return connection
+
+
+cdef void pause_listening(HubState* hub, int i) noexcept nogil:
+    # The connection stays in the queue and the listener readable: without a pause we would spin on it.
+    hub.listeners[i].is_paused = True
+    hub.counters.accept_pauses += 1
+    watch_listener(hub, i, EPOLL_CTL_MOD, 0)
+
+
+cdef void take_in(HubState* hub, int descriptor, const void* peer) noexcept nogil:
+    cdef:
+        unsigned long long key
+        unsigned int address = NO_ADDRESS
+        Entry entry
+        int error
+    if key_of_sockaddr(peer, &key):
+        address = address_find(&hub.addresses, key, hub.limits.accept_burst, hub.now_ms)
+    entry = entry_for(hub, address)
+    if (entry.refusal and is_overrun(hub)) or adopt(hub, descriptor, &entry, &error) == NULL:
+        close(descriptor)
 
 
 cdef void accept_from(HubState* hub, int i) noexcept nogil:
     cdef:
-        int descriptor, error
+        sockaddr_storage peer
+        unsigned int size
+        int descriptor
         int n_left = ACCEPTS_PER_TURN
     while n_left > 0:
         n_left -= 1
-        descriptor = accept4(hub.listeners[i].descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if descriptor < 0:
-            if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-                # The connection stays in the queue and the listener readable: without a pause we would spin on it.
-                hub.listeners[i].is_paused = True
-                hub.counters.accept_pauses += 1
-                watch_listener(hub, i, EPOLL_CTL_MOD, 0)
-            if errno != EINTR and errno != ECONNABORTED:
-                return
-        elif is_overrun(hub):
-            hub.counters.connections_refused += 1
-            close(descriptor)
-        elif adopt(hub, descriptor, &error) == NULL:
-            close(descriptor)
+        size = sizeof(peer)
+        descriptor = accept4(hub.listeners[i].descriptor, <void*>&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if descriptor >= 0:
+            take_in(hub, descriptor, &peer)
+            continue
+        if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+            pause_listening(hub, i)
+        if errno != EINTR and errno != ECONNABORTED:
+            return
+
+
+cdef void forget_addresses(HubState* hub) noexcept nogil:
+    # As long as an empty bucket takes to be full again.
+    cdef unsigned long long memory_ms = (
+        <unsigned long long>hub.limits.accept_burst * 1000 // hub.limits.accepts_per_second + 1
+    )
+    addresses_forget(&hub.addresses, hub.now_ms, memory_ms)
 
 
 # --- input ---
@@ -186,11 +261,12 @@ cdef void take_input(HubState* hub, Connection* connection, const uint8_t* data,
         const uint8_t* end = data + size
         Frame frame
         int result
-    connection.last_seen = hub.now_ms
     hub.counters.bytes_received += size
     while connection.state < STATE_CLOSING:
         result = next_frame(&connection.assembler, &data, end, hub.limits.max_frame_size, &frame)
         if result == FRAME_READY:
+            # Bytes alone are no sign of life: who sends one a second would hold its place for ever.
+            connection.last_seen = hub.now_ms
             handle_frame(hub, connection, frame.type, frame.body, frame.body_len)
         elif result == FRAME_NEED_MORE:
             return

@@ -31,6 +31,8 @@ cdef struct Routing:
     unsigned int n_joined      # subscriptions that are joined, all channels
 
 
+# Keyed per process: nobody outside can pick what collides.
+cdef unsigned long long hash_of(const uint8_t* name, size_t size) noexcept nogil
 cdef Named* find_named(const PointerTable* table, const uint8_t* name, size_t size) noexcept nogil
 cdef Named* find_name(const PointerTable* table, bytes name) noexcept
 

@@ -68,9 +68,11 @@ cdef struct Connection:
     Connection* next_doomed
     PyObject* transport        # owned; NULL: a socket
     Deadline deadline          # hello, heartbeat or closing, by state
-    Bucket bucket
+    Bucket frames              # that it may send
+    Bucket excess              # frames over that limit which it may send before it is closed
     FrameAssembler assembler
-    unsigned long long padding  # to three whole cache lines, so that the next connection begins one too
+    unsigned int address       # slot of the peer's; 0: none is known
+    unsigned int padding       # to three whole cache lines, so that the next connection begins one too
 
 
 # What has a name begins with this. The name is a bytes object: events and callbacks hand it out without a copy.
@@ -85,8 +87,9 @@ cdef struct Player:
     Session* sessions          # oldest first
     Hide* hides
     unsigned int n_sessions
-    Bucket bucket              # of all sessions together; zeros fill it up at the first use
     unsigned long long stamp   # of the last walk that met this player
+    Bucket frames              # over all sessions, as the next
+    Bucket bytes
 
 
 cdef struct Session:

@@ -3,40 +3,43 @@
 Plain structs inside whatever they limit; never allocates, never looks at a clock.
 """
 
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t
 
 cdef enum:
     # A thousandth of a token is what a rate of 1/s earns in 1 ms, so refills are exact integers: however short the
     # steps in which time passes, nothing is rounded away. (A double would drift, whole tokens would starve.)
     TOKEN = 1000
+    MAX_BURST = 2147483        # tokens: INT32_MAX thousandths
 
 
+# Eight bytes, for every player has some: the time is the clock's low half. A bucket that nobody asks for 24 days may
+# take as many to notice that time has passed.
 cdef struct Bucket:
-    int64_t tokens             # thousandths
-    int64_t refilled_ms        # the time up to which `tokens` has been refilled
+    int32_t tokens             # thousandths
+    uint32_t refilled_ms       # the time up to which `tokens` has been refilled
 
 
 cdef inline void bucket_init(Bucket* bucket, int64_t burst, int64_t now_ms) noexcept nogil:
-    """Full. `burst`, here and below: at most INT64_MAX / 1000."""
-    bucket.tokens = burst * TOKEN
-    bucket.refilled_ms = now_ms
+    """Full. `burst`, here and below: at most MAX_BURST."""
+    bucket.tokens = <int32_t>(burst * TOKEN)
+    bucket.refilled_ms = <uint32_t>now_ms
 
 
 cdef inline void bucket_refill(Bucket* bucket, int64_t rate_per_second, int64_t burst, int64_t now_ms) noexcept nogil:
     cdef:
         int64_t capacity = burst * TOKEN
-        int64_t elapsed = now_ms - bucket.refilled_ms
+        int64_t elapsed = <int32_t>(<uint32_t>now_ms - bucket.refilled_ms)
     if elapsed > 0:
-        bucket.refilled_ms = now_ms
+        bucket.refilled_ms = <uint32_t>now_ms
         # Divided, not multiplied: the product of a long silence and a high rate may not fit.
         if rate_per_second > 0:
             if elapsed > (capacity - bucket.tokens) // rate_per_second:
-                bucket.tokens = capacity
+                bucket.tokens = <int32_t>capacity
             else:
-                bucket.tokens += elapsed * rate_per_second
+                bucket.tokens += <int32_t>(elapsed * rate_per_second)
     # The burst may have been configured down since.
     if bucket.tokens > capacity:
-        bucket.tokens = capacity
+        bucket.tokens = <int32_t>capacity
 
 
 cdef inline int64_t bucket_take(
@@ -53,7 +56,7 @@ cdef inline int64_t bucket_take(
         return INT64_MAX
     missing = amount * TOKEN - bucket.tokens
     if missing <= 0:
-        bucket.tokens -= amount * TOKEN
+        bucket.tokens -= <int32_t>(amount * TOKEN)
         return 0
     if rate_per_second <= 0:
         return INT64_MAX

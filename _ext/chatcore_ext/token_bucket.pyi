@@ -7,7 +7,7 @@ class TokenBucket:
     """Lets `rate_per_second` events through on average, and `burst` at once. Starts full. Has no clock: each call
     says the time.
 
-    RFC 2697, section 3, with one rate. Raises ValueError for a negative rate, or a burst below 1.
+    RFC 2697, section 3, with one rate. Raises ValueError for a negative rate, or a burst that is not 1 to 2,147,483.
     """
     def __init__(self, rate_per_second: int, burst: int, now_ms: int) -> None: ...
     def take(self, now_ms: int, amount: int = 1) -> int:

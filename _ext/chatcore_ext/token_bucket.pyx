@@ -16,7 +16,7 @@ cdef class TokenBucket:
     def __init__(self, rate_per_second: int, burst: int, now_ms: int) -> None:
         self.rate_per_second = rate_per_second
         self.burst = burst
-        if self.rate_per_second < 0 or not 0 < self.burst <= INT64_MAX // TOKEN:
+        if self.rate_per_second < 0 or not 0 < self.burst <= MAX_BURST:
             raise ValueError(f"a rate of {rate_per_second}/s with a burst of {burst} is no limit that can be kept")
         bucket_init(&self.bucket, self.burst, now_ms)
 

@@ -33,7 +33,7 @@ cdef class TransportLink:
     def open(self, give_up=None):
         self.is_open = True
         self.give_up = give_up
-        self.handle = self.hub.open_transport(self)
+        self.handle = self.hub.open_transport(self, self.peer_address)
         self.wake()
         return self.hub.is_known(self.handle)
 

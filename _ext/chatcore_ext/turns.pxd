@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t
 
 from chatcore_ext.hub_state cimport HubState
 from chatcore_ext.log_view cimport LogView
+from chatcore_ext.reactor cimport Entry
 from chatcore_ext.tables cimport Connection, Named, Subscription
 
 
@@ -34,6 +35,8 @@ cdef class Turns:
     # NULL unless it is ready; NULL if it is gone or closing.
     cdef Connection* ready(self, unsigned long long handle) noexcept
     cdef Connection* known(self, unsigned long long handle) noexcept
+    cdef int limit_players(self, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1
+    cdef Entry entry_from(self, str address) except *
     cdef int drop_subscription(self, Subscription* subscription) except -1
     cdef int detach(self, Connection* connection) except -1
     cdef int put_away(self, Connection* connection) except -1

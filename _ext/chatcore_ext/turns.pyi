@@ -1,6 +1,6 @@
 """The hub's connections and turns: sockets of its own epoll set, transports, deadlines, and the events of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from typing_extensions import disjoint_base
 
@@ -26,9 +26,16 @@ class Turns:
         heartbeat_timeout_ms: int = ...,
         frames_per_second: int = ...,
         frame_burst: int = ...,
+        resume_grace_ms: int = ...,
+        max_half_open: int = ...,
+        max_connections_per_address: int = ...,
+        accepts_per_second: int = ...,
+        accept_burst: int = ...,
+        unlimited_addresses: Sequence[str] = ...,
         player_frames_per_second: int | None = ...,
         player_frame_burst: int | None = ...,
-        resume_grace_ms: int = ...,
+        player_bytes_per_second: int | None = ...,
+        player_byte_burst: int | None = ...,
     ) -> None:
         """`on_direct(channel, connections)`: a message of a private chat is about to be delivered and these connections
         of its players are not in the channel; the callee subscribes and tells them (`opened`).
@@ -36,16 +43,29 @@ class Turns:
         An exception of either callback comes out of `deliver`, after the rest of the batch has been delivered.
 
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
-        player_frames_per_second, player_frame_burst: of all sessions of a player together; None: as of one connection.
-        heartbeat_timeout_ms: silence after which a connection is closed (heartbeat and grace together)."""
+        heartbeat_timeout_ms: time without a whole frame after which a connection is closed (heartbeat and grace
+        together).
+        max_half_open: connections before `attach`. Where it or max_connections is reached, the oldest connection that
+        has not said HELLO gives way to a new one; the new one is refused if there is none.
+        accepts_per_second, accept_burst: new connections of one remote address (IPv6: its /64).
+        unlimited_addresses: networks ("10.0.0.0/8") for whose addresses the limits of an address do not hold.
+        player_*: what all connections of a player may send together. None: as many frames as one connection, and
+        BYTES_PER_FRAME for each of them."""
 
     # I/O: sockets in the hub's own epoll set
     def fileno(self) -> int: ...
     def listen(self, descriptor: int) -> None:
         """Accept from a listening socket; the descriptor stays the caller's. Raises OSError."""
-    def adopt(self, descriptor: int) -> int:
-        """Take over a connected stream socket (the hub closes it from now on), as if accepted; its handle. Raises
-        OSError."""
+    def adopt(self, descriptor: int, address: str = "") -> int:
+        """Take over a connected stream socket (the hub closes it from now on), as if accepted; its handle. `address`:
+        the peer's, "": none that counts. Raises OSError, and ValueError for a text that is no address."""
+    def address(self, connection: int) -> str:
+        """Where a connection comes from, as limits know it: "192.0.2.1" or "2001:db8:0:1::/64". "": a UNIX socket, or
+        gone. Known until the end of the turn in which a connection's end was told."""
+    def has_limited_address(self, connection: int) -> bool: ...
+    @property
+    def accept_pauses(self) -> int:
+        """How often accepting has paused because there were no descriptors or no memory; each `tick` resumes."""
     def stop_accepting(self) -> None: ...
     def run_burst(self) -> list[Event]:
         """One turn, when fileno() is readable: accept, receive, parse, fan out, flush. Never blocks, never raises for a
@@ -66,9 +86,9 @@ class Turns:
         turn."""
 
     # I/O: connections on a transport (TLS, WebSocket); see transport_link.pyi
-    def open_transport(self, transport: object) -> int:
-        """`transport` has write(bytes), close() and abort(). After `close` it must say `close_transport` when it is
-        lost; one that does not for LINGER_MS is aborted.
+    def open_transport(self, transport: object, address: str = "") -> int:
+        """`transport` has write(bytes), close() and abort(); `address` is as for `adopt`. After `close` it must say
+        `close_transport` when it is lost; one that does not for LINGER_MS is aborted.
 
         One connection too many is told so and closed, as if accepted. 0: far too many; the caller drops it."""
     def is_known(self, connection: int) -> bool:

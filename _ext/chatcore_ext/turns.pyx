@@ -12,34 +12,41 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t
 
+from chatcore_ext.addresses cimport (
+    NO_ADDRESS, address_find, address_leave, addresses_free, key_of_text, set_networks, text_of_key,
+)
 from chatcore_ext.connection cimport (
     CHUNK_SIZE, connection_at, connection_handle, connection_new, connection_of, connection_release,
     connection_table_free,
 )
 from chatcore_ext.constants cimport (
-    DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST, DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS,
-    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_FRAME_SIZE,
-    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, RECEIVE_BUFFER_SIZE, SEND_PREFIX_SIZE, WHEEL_SLOTS,
-    WHEEL_TICK_MS,
+    BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST,
+    DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION,
+    DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN,
+    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
+    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
 )
 from chatcore_ext.counters cimport N_CODES
 from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED
 from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, queue_free, take_queue
+from chatcore_ext.half_open cimport half_open_free
+from chatcore_ext.hub_state cimport Limits
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
     flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty, slices_to_backlog,
     take_pending,
 )
 from chatcore_ext.reactor cimport (
-    admit, adopt, burst, close_descriptor, is_overrun, listen_on, reactor_close, reactor_open, read_clocks,
-    resume_listening, stop_listening, take_input,
+    Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
+    reactor_open, read_clocks, resume_listening, stop_listening, take_input,
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.tables cimport (
     STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
 )
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
+from chatcore_ext.token_bucket cimport MAX_BURST
 
 Event = tuple[object, ...]
 
@@ -47,6 +54,12 @@ Event = tuple[object, ...]
 cdef unsigned int limited(object value, str name, unsigned long long smallest) except? 0:
     if not smallest <= value <= 0x7FFFFFFF:
         raise ValueError(f"{name} must be {smallest} to {0x7FFFFFFF}, not {value}")
+    return value
+
+
+cdef unsigned int burst_of(object value, str name) except? 0:
+    if not 1 <= value <= MAX_BURST:
+        raise ValueError(f"{name} must be 1 to {<int>MAX_BURST}, not {value}")
     return value
 
 
@@ -69,8 +82,10 @@ cdef class Turns:
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
         frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
-        player_frames_per_second=None, player_frame_burst=None,
-        resume_grace_ms=DEFAULT_RESUME_GRACE_MS,
+        resume_grace_ms=DEFAULT_RESUME_GRACE_MS, max_half_open=DEFAULT_MAX_HALF_OPEN,
+        max_connections_per_address=DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
+        accepts_per_second=DEFAULT_ACCEPTS_PER_SECOND, accept_burst=DEFAULT_ACCEPT_BURST, unlimited_addresses=(),
+        player_frames_per_second=None, player_frame_burst=None, player_bytes_per_second=None, player_byte_burst=None,
     ):
         cdef HubState* state = &self.state
         if state.receive_buffer != NULL:
@@ -86,13 +101,17 @@ cdef class Turns:
         state.limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
         state.limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
         state.limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
-        state.limits.frame_burst = limited(frame_burst, "frame_burst", 1)
-        state.limits.player_frames_per_second = state.limits.frames_per_second
-        state.limits.player_frame_burst = state.limits.frame_burst
-        if player_frames_per_second is not None:
-            state.limits.player_frames_per_second = limited(player_frames_per_second, "player_frames_per_second", 1)
-        if player_frame_burst is not None:
-            state.limits.player_frame_burst = limited(player_frame_burst, "player_frame_burst", 1)
+        state.limits.frame_burst = burst_of(frame_burst, "frame_burst")
+        state.limits.max_half_open = limited(max_half_open, "max_half_open", 1)
+        state.limits.max_connections_per_address = limited(
+            max_connections_per_address, "max_connections_per_address", 1
+        )
+        state.limits.accepts_per_second = limited(accepts_per_second, "accepts_per_second", 1)
+        state.limits.accept_burst = burst_of(accept_burst, "accept_burst")
+        set_networks(&state.addresses, unlimited_addresses)
+        self.limit_players(
+            player_frames_per_second, player_frame_burst, player_bytes_per_second, player_byte_burst
+        )
         state.limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
         state.output.max_pending = limited(max_pending_size, "max_pending_size", 1)
         state.output.counters = &state.counters
@@ -109,6 +128,26 @@ cdef class Turns:
             raise OSError(errno, "epoll_create1")
         state.receive_buffer = <uint8_t*>PyByteArray_AS_STRING(self.receive_memory)
 
+    # What is None follows from the limits before it.
+    cdef int limit_players(self, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1:
+        cdef Limits* limits = &self.state.limits
+        if frames_per_second is None:
+            frames_per_second = int(limits.frames_per_second)
+        if frame_burst is None:
+            frame_burst = int(limits.frame_burst)
+        if bytes_per_second is None:
+            bytes_per_second = min(frames_per_second * BYTES_PER_FRAME, 0x7FFFFFFF)
+        if byte_burst is None:
+            byte_burst = min(frame_burst * BYTES_PER_FRAME, MAX_BURST)
+        limits.player_frames_per_second = limited(frames_per_second, "player_frames_per_second", 1)
+        limits.player_frame_burst = burst_of(frame_burst, "player_frame_burst")
+        limits.player_bytes_per_second = limited(bytes_per_second, "player_bytes_per_second", 1)
+        # The largest frame has to get through some time.
+        limits.player_byte_burst = max(
+            burst_of(byte_burst, "player_byte_burst"), min(limits.max_frame_size + HEADER_SIZE, <unsigned int>MAX_BURST)
+        )
+        return 0
+
     def __dealloc__(self):
         cdef unsigned int i
         for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
@@ -116,6 +155,8 @@ cdef class Turns:
                 self.let_go(connection_at(&self.state.connections, i))
         routing_free(&self.state.routing)
         connection_table_free(&self.state.connections)
+        addresses_free(&self.state.addresses)
+        half_open_free(&self.state.half_open)
         queue_free(&self.state.events)
         output_free(&self.state.output)
         wheel_free(&self.state.wheel)
@@ -131,15 +172,41 @@ cdef class Turns:
         if error:
             raise OSError(error, f"descriptor {descriptor} cannot be listened on")
 
-    def adopt(self, int descriptor):
+    # One more connection tries to come from there; "": nobody knows from where.
+    cdef Entry entry_from(self, str address) except *:
+        cdef unsigned int slot = NO_ADDRESS
+        cdef unsigned long long key
+        read_clocks(&self.state)
+        if address:
+            key = key_of_text(address)
+            slot = address_find(&self.state.addresses, key, self.state.limits.accept_burst, self.state.now_ms)
+        return entry_for(&self.state, slot)
+
+    def adopt(self, int descriptor, str address not None=""):
         cdef:
             Connection* connection
+            Entry entry = self.entry_from(address)
             int error = 0
-        read_clocks(&self.state)
-        connection = adopt(&self.state, descriptor, &error)
+        connection = adopt(&self.state, descriptor, &entry, &error)
         if connection == NULL:
             raise OSError(error, f"descriptor {descriptor} cannot be taken over")
         return connection_handle(connection)
+
+    def address(self, unsigned long long connection):
+        cdef Connection* found = connection_of(&self.state.connections, connection)
+        if found == NULL or found.address == NO_ADDRESS:
+            return ""
+        return text_of_key(self.state.addresses.slots[found.address].key)
+
+    def has_limited_address(self, unsigned long long connection):
+        cdef Connection* found = connection_of(&self.state.connections, connection)
+        if found == NULL or found.address == NO_ADDRESS:
+            return False
+        return not self.state.addresses.slots[found.address].is_unlimited
+
+    @property
+    def accept_pauses(self):
+        return self.state.counters.accept_pauses
 
     def stop_accepting(self):
         stop_listening(&self.state)
@@ -156,6 +223,7 @@ cdef class Turns:
     def tick(self):
         read_clocks(&self.state)
         resume_listening(&self.state)
+        forget_addresses(&self.state)
         advance_deadlines(&self.state)
         self.expire_sessions()
         self.flush_all()
@@ -246,6 +314,8 @@ cdef class Turns:
             return 0
         connection.is_detached = True
         self.state.n_open -= 1
+        if session == NULL:
+            self.state.n_half_open -= 1
         self.state.counters.closed[connection.close_code] += 1
         while connection.subscriptions != NULL:
             subscription = connection.subscriptions
@@ -269,6 +339,7 @@ cdef class Turns:
     cdef int put_away(self, Connection* connection) except -1:
         wheel_cancel(&self.state.wheel, &connection.deadline.timer)
         self.let_go(connection)
+        address_leave(&self.state.addresses, connection.address, self.state.now_ms)
         connection_release(&self.state.connections, connection)
         return 0
 
@@ -342,18 +413,18 @@ cdef class Turns:
 
     # --- connections on a transport ---
 
-    def open_transport(self, transport not None):
-        cdef Connection* connection
-        if is_overrun(&self.state):
-            self.state.counters.connections_refused += 1
+    def open_transport(self, transport not None, str address not None=""):
+        cdef:
+            Entry entry = self.entry_from(address)
+            Connection* connection
+        if entry.refusal and is_overrun(&self.state):
             return 0
         connection = connection_new(&self.state.connections)
         if connection == NULL:
             raise MemoryError
-        read_clocks(&self.state)
         Py_INCREF(transport)
         connection.transport = <PyObject*>transport
-        admit(&self.state, connection)
+        admit(&self.state, connection, &entry)
         return connection_handle(connection)
 
     def is_known(self, unsigned long long connection):

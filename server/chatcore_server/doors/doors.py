@@ -152,7 +152,7 @@ class Doors:
             return await read_header(accepted) or address
 
     async def _adopt(self, hub: Hub, wake: Callable[[], None], accepted: socket.socket, address: str) -> None:
-        hub.adopt(accepted.detach())
+        hub.adopt(accepted.detach(), address)
         wake()
 
     async def _connect(

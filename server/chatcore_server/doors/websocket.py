@@ -86,7 +86,7 @@ class WebSocketLink(asyncio.Protocol):
         """As TransportLink.open."""
         self._is_open = True
         self._give_up = give_up
-        self._handle = self._hub.open_transport(self)
+        self._handle = self._hub.open_transport(self, self.peer_address)
         self._door.wake()
         return self._hub.is_known(self._handle)
 

@@ -1,0 +1,1 @@
+"""Connections by remote address, for compiled code only (addresses.pxd)."""
