@@ -124,6 +124,10 @@ class ListFull(RequestError):
     code = ErrorCode.ERROR_LIST_FULL
 
 
+class ChannelFull(RequestError):
+    code = ErrorCode.ERROR_CHANNEL_FULL
+
+
 class RateLimited(TemporaryError):
     code = ErrorCode.ERROR_RATE_LIMITED
 

@@ -32,6 +32,7 @@ cpdef enum ErrorCode:
     ERROR_BAD_SEQ = 310
     ERROR_BLOCKED = 311
     ERROR_LIST_FULL = 312
+    ERROR_CHANNEL_FULL = 313
     # 4xx try again
     ERROR_RATE_LIMITED = 400
     ERROR_OVERLOADED = 401

@@ -31,6 +31,7 @@ _CODES = (
     (ERROR_BAD_SEQ, b"bad_seq", 0),
     (ERROR_BLOCKED, b"blocked", 0),
     (ERROR_LIST_FULL, b"list_full", 0),
+    (ERROR_CHANNEL_FULL, b"channel_full", ERROR_FLAG_RETRY),
     (ERROR_RATE_LIMITED, b"rate_limited", ERROR_FLAG_RETRY),
     (ERROR_OVERLOADED, b"overloaded", ERROR_FLAG_RETRY),
     (ERROR_LOG_UNAVAILABLE, b"log_unavailable", ERROR_FLAG_RETRY),

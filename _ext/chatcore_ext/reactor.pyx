@@ -175,11 +175,14 @@ cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexc
     connection.last_seen = hub.now_ms
     connection.address = entry.address
     address_enter(&hub.addresses, entry.address)
-    hub.n_open += 1
-    hub.n_half_open += 1
     if entry.refusal:
+        # It was never in, so there is nobody to be told and nothing to be undone.
+        connection.is_detached = True
+        hub.counters.closed[entry.refusal] += 1
         output_close(&hub.output, connection, entry.refusal, NULL, 0, entry.retry_after_ms)
         return
+    hub.n_open += 1
+    hub.n_half_open += 1
     hub.counters.connections_accepted += 1
     bucket_init(&connection.frames, hub.limits.frame_burst, <long long>hub.now_ms)
     bucket_init(&connection.excess, hub.limits.frame_burst, <long long>hub.now_ms)

@@ -20,6 +20,12 @@ cdef class TokenBucket:
             raise ValueError(f"a rate of {rate_per_second}/s with a burst of {burst} is no limit that can be kept")
         bucket_init(&self.bucket, self.burst, now_ms)
 
+    def wait(self, int64_t now_ms, int64_t amount=1) -> int:
+        cdef Bucket untouched = self.bucket
+        if amount < 0:
+            raise ValueError(f"{amount} tokens cannot be taken")
+        return bucket_take(&untouched, self.rate_per_second, self.burst, amount, now_ms)
+
     def take(self, int64_t now_ms, int64_t amount=1) -> int:
         if amount < 0:
             raise ValueError(f"{amount} tokens cannot be taken")

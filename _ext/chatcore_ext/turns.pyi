@@ -62,7 +62,8 @@ class Turns:
     def address(self, connection: int) -> str:
         """Where a connection comes from, as limits know it: "192.0.2.1" or "2001:db8:0:1::/64". "": a UNIX socket, or
         gone. Known until the end of the turn in which a connection's end was told."""
-    def has_limited_address(self, connection: int) -> bool: ...
+    def limited_address(self, connection: int) -> int | None:
+        """A number that stands for this address wherever it is counted against a limit. None: it has no limits."""
     @property
     def accept_pauses(self) -> int:
         """How often accepting has paused because there were no descriptors or no memory; each `tick` resumes."""

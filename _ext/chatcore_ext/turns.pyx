@@ -198,11 +198,11 @@ cdef class Turns:
             return ""
         return text_of_key(self.state.addresses.slots[found.address].key)
 
-    def has_limited_address(self, unsigned long long connection):
+    def limited_address(self, unsigned long long connection):
         cdef Connection* found = connection_of(&self.state.connections, connection)
-        if found == NULL or found.address == NO_ADDRESS:
-            return False
-        return not self.state.addresses.slots[found.address].is_unlimited
+        if found == NULL or found.address == NO_ADDRESS or self.state.addresses.slots[found.address].is_unlimited:
+            return None
+        return self.state.addresses.slots[found.address].key
 
     @property
     def accept_pauses(self):

@@ -5,7 +5,7 @@ themselves.
 import asyncio
 from collections.abc import Iterable
 
-from chatcore.errors import ConnectionLost, NotAllowed, RequestError, TooManyChannels
+from chatcore.errors import ChannelFull, ConnectionLost, NotAllowed, RateLimited, RequestError, TooManyChannels
 from chatcore.names import direct_players
 from chatcore.operations import (
     ChannelRequest,
@@ -27,6 +27,7 @@ from chatcore_ext.constants import HASH_UNKNOWN, NO_ID, UNKNOWN_ID, DeliverFlag
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.attendance import Attendance
 from chatcore_server.backends import BackendUnavailable, Conversation, HistoryEntry
+from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.context import Caller, Context
 from chatcore_server.permissions import Permissions, channel_name, is_direct
 from chatcore_server.social import Social
@@ -50,12 +51,17 @@ class Channels:
         self._attendance = attendance
         self._social = social
         self._tickets = tickets
+        limits = context.settings.limits
+        self._joins: KeyedBuckets[bytes] = KeyedBuckets(limits.joins_per_second, limits.join_burst)
 
     # ---- Joining and leaving -----------------------------------------------------------------------------------------
 
     async def join(self, caller: Caller, request: ChannelRequest) -> JoinReply:
         """Answers in the same turn in which live delivery begins: history up to `head`, live after it."""
         channel = channel_name(request.channel)
+        wait = self._joins.take(caller.player, monotonic_ms())
+        if wait:
+            raise RateLimited("too many joins", retry_after_ms=wait)
         for _ in range(2):
             number, role = await self._try_join(caller, channel)
             if number:
@@ -68,6 +74,8 @@ class Channels:
     async def _try_join(self, caller: Caller, channel: bytes) -> tuple[int, str]:
         """The channel's number, 0 if rights changed after they had been looked up; and the role."""
         hub, connection = self._context.hub, caller.connection
+        if not self.has_room(connection, channel):
+            raise ChannelFull()
         generation = self._begin_join(connection, channel)
         if not generation:
             if hub.session(connection) is None:
@@ -84,6 +92,9 @@ class Channels:
         if is_direct(channel) and self._context.recent.changed_after(channel, serial):
             hub.cancel_join(connection, channel, generation)
             return 0, ""
+        if not self.has_room(connection, channel):  # others came in meanwhile
+            hub.cancel_join(connection, channel, generation)
+            raise ChannelFull()
         was_present = self._attendance.is_present(caller.player, channel)
         number = hub.complete_join(connection, channel, generation, True)
         if number:
@@ -105,6 +116,14 @@ class Channels:
             elif len(channels) >= self._context.settings.limits.channels + beyond:
                 return 0
         return hub.begin_join(connection, channel)
+
+    def has_room(self, connection: int, channel: bytes) -> bool:
+        """One more connection may come in, or this one is in already. Only rooms can be full: who is in a group or a
+        private chat has been chosen."""
+        if not channel.startswith(b"room:"):
+            return True
+        hub, limit = self._context.hub, self._context.settings.limits.room_members
+        return hub.subscribers(channel) < limit or hub.is_joined(connection, channel)
 
     def entered(self, player: bytes, channel: bytes, connection: int, was_present: bool) -> None:
         """What follows from a join, whoever made it."""

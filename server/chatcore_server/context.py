@@ -1,6 +1,6 @@
 """What the parts of a worker share: the hub, the backends, the outbox, what was seen lately. Does nothing by itself."""
 
-import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -50,11 +50,9 @@ class Context:
     tasks: Tasks = field(default_factory=Tasks)
     # Only of connections whose token names channels: the others may join all. By connection.
     grants: dict[int, ChannelSet] = field(default_factory=dict)
+    # What the hub does not count; `Worker.counters` has all.
+    counters: Counter[str] = field(default_factory=Counter)
     is_draining: bool = False  # what comes now is refused; what is under way is finished
 
     def is_granted(self, connection: int, channel: bytes) -> bool:
         return not self.grants or self.signer.allows(self.grants.get(connection), channel)
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -12,7 +12,8 @@ from chatcore.operations import ChannelRequest, ClosedEvent, Empty, MemberEvent,
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.applied import ControlLog
 from chatcore_server.attendance import Attendance
-from chatcore_server.context import Caller, Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Caller, Context
 from chatcore_server.controls import MembersChanged
 from chatcore_server.permissions import Permissions, group_name
 from chatcore_server.tasks import Locks

@@ -11,15 +11,26 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from chatcore.errors import AuthenticationError, BadName, BadTicket, ChatError, RequestError, TooManyChannels
+from chatcore.errors import (
+    AuthenticationError,
+    BadName,
+    BadTicket,
+    ChannelFull,
+    ChatError,
+    RateLimited,
+    RequestError,
+    TooManyChannels,
+)
 from chatcore.operations import ChannelState, ConversationState, Hello, Limits, Welcome, encode_body
 from chatcore_ext.constants import MAX_UNACKED_SENDS
-from chatcore_ext.error_codes import ErrorCode
+from chatcore_ext.error_codes import ErrorCode, error_text
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
 from chatcore_server.backends import BackendUnavailable
+from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.channels import Channels, conversation_states
-from chatcore_server.context import Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Context
 from chatcore_server.logging import get_logger
 from chatcore_server.permissions import Permissions, channel_name, is_direct_of
 from chatcore_server.presence import PresenceKeeper
@@ -33,6 +44,13 @@ _log = get_logger()
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 # A ticket is issued by the server's clock and control records bear the log's: the two may differ by as much.
 _CLOCK_SLACK_MS = 10_000
+# What counts as a failed login: somebody is guessing, or does not speak the protocol.
+_FAILURES = {
+    ErrorCode.ERROR_BAD_TOKEN,
+    ErrorCode.ERROR_TOKEN_EXPIRED,
+    ErrorCode.ERROR_BAD_TICKET,
+    ErrorCode.ERROR_BAD_REQUEST,
+}
 # Logins that look things up at the same time: a wave of thousands would queue at the backends until all time out.
 _LOGINS_AT_ONCE = 128
 
@@ -84,6 +102,7 @@ class Login:
         self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._server = f"chatcore {_version()}"
         limits = context.settings.limits
+        self._failures: KeyedBuckets[int] = KeyedBuckets(limits.failed_logins_per_second, limits.failed_login_burst)
         self._limits = Limits(
             limits.frame_bytes,
             limits.largest_body,
@@ -95,14 +114,31 @@ class Login:
 
     def on_hello(self, connection: int, protocol_version: int, body: bytes) -> None:
         """The hub has checked the version: there is only one."""
+        address = self._context.hub.limited_address(connection)
         try:
+            self._check_address(address)
             hello = _hello_decoder.decode(body)
+        except RateLimited as error:
+            self._refuse(connection, address, error)
         except UNDECODABLE as problem:
-            self._context.outbox.close(connection, RequestError(str(problem)))
-            return
-        self._context.tasks.spawn(self._greet(connection, hello))
+            self._refuse(connection, address, RequestError(str(problem)))
+        else:
+            self._context.tasks.spawn(self._greet(connection, address, hello))
 
-    async def _greet(self, connection: int, hello: Hello) -> None:
+    def _check_address(self, address: int | None) -> None:
+        """Before anything is verified: verifying is what a flood of guesses would make us do. Raises RateLimited."""
+        if address is not None and self._failures:
+            wait = self._failures.wait(address, monotonic_ms())
+            if wait:
+                raise RateLimited("too many failed logins from this address", retry_after_ms=wait)
+
+    def _refuse(self, connection: int, address: int | None, error: ChatError | BackendUnavailable) -> None:
+        self._context.counters["logins_failed_" + error_text(error.code)] += 1
+        if error.code in _FAILURES and address is not None:
+            self._failures.take(address, monotonic_ms())
+        self._context.outbox.close(connection, error)
+
+    async def _greet(self, connection: int, address: int | None, hello: Hello) -> None:
         try:
             async with self._turnstile:
                 admission = await self._admit(hello)
@@ -111,10 +147,10 @@ class Login:
                 await self._sessions.make_room(admission.player)
             self._enter(connection, admission)
         except (ChatError, BackendUnavailable) as error:
-            self._context.outbox.close(connection, error)
+            self._refuse(connection, address, error)
         except Exception as error:
             _log.error("login_failed", exc_info=error)
-            self._context.outbox.close(connection, ChatError(code=ErrorCode.ERROR_INTERNAL))
+            self._refuse(connection, address, ChatError(code=ErrorCode.ERROR_INTERNAL))
 
     # ---- Who it is ---------------------------------------------------------------------------------------------------
 
@@ -228,6 +264,7 @@ class Login:
                 return  # it has hung up
         except ValueError as problem:
             raise BadTicket("the session is another player's") from problem
+        self._context.counters["logins_resumed" if admission.resumed else "logins_new"] += 1
         self._attendance.reattached(admission.session, player, was_in)
         if admission.grants is not None:
             self._context.grants[connection] = admission.grants
@@ -266,6 +303,9 @@ class Login:
             if self._context.recent.changed_after(channel, admission.serial):
                 # Rights changed while they were looked up. The client joins again, and then they are looked up again.
                 admission.lost[name] = ErrorCode.ERROR_RELATIONS_UNAVAILABLE
+                continue
+            if not self._channels.has_room(connection, channel):
+                admission.lost[name] = ChannelFull.code
                 continue
             was_present = may_be_present and self._attendance.is_present(player, channel)
             generation = hub.begin_join(connection, channel)

@@ -7,7 +7,8 @@ from chatcore_ext.constants import SendFlag
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.record import decode_record
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
-from chatcore_server.context import Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Context
 
 _RETRY_AFTER_MS = 500
 _PATIENCE_S = 5.0  # a log that is silent for longer does not answer: several times the slowest fsync of a busy disk

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
@@ -24,6 +25,7 @@ from chatcore_server.settings import ServerSettings, SettingsError
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
 
+_OWN_DESCRIPTORS = 64  # of the process itself: the store's files, listeners, HTTP, and connections that are ending
 _DRAIN_SHARE = 0.8  # of the deadline: the rest is for writing the log out
 _log = get_logger()
 
@@ -115,7 +117,7 @@ class Server:
 
 def serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
     """Until a signal; the process's exit code. A second signal ends the process at once. Raises ServeError."""
-    _raise_descriptor_limit()
+    settings = _fitting_descriptors(settings, _raise_descriptor_limit())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, on_ready))
 
@@ -155,8 +157,19 @@ def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to
         signal.signal(other, signal.SIG_DFL)  # the next one means it
 
 
-def _raise_descriptor_limit() -> None:
-    """Every connection is a descriptor; the usual soft limit is 1,024."""
+def _fitting_descriptors(settings: ServerSettings, n_descriptors: int) -> ServerSettings:
+    """With no more connections than there can be: one too many then hears so, and the log keeps its files."""
+    possible = max(n_descriptors - _OWN_DESCRIPTORS, 1)
+    if settings.limits.connections <= possible:
+        return settings
+    _log.warning("connections_limited", connections=possible, reason=f"ulimit -n is {n_descriptors}")
+    limits = msgspec.structs.replace(settings.limits, connections=possible)
+    return msgspec.structs.replace(settings, limits=limits)
+
+
+def _raise_descriptor_limit() -> int:
+    """Every connection is a descriptor; the usual soft limit is 1,024. Returns what it is now."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -7,7 +7,8 @@ from chatcore.errors import TooManySessions
 from chatcore.operations import Empty
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.attendance import Attendance
-from chatcore_server.context import Caller, Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Caller, Context
 from chatcore_server.presence import PresenceKeeper
 from chatcore_server.social import Social
 

@@ -50,11 +50,24 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     body_bytes: int = 4_000  # of a message: a little less than a frame holds, so that most that are over it are told so
     pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE
     connections: int = constants.DEFAULT_MAX_CONNECTIONS
+    half_open: int = constants.DEFAULT_MAX_HALF_OPEN  # of these: before WELCOME
+    connections_per_address: int = constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
+    accepts_per_second: int = constants.DEFAULT_ACCEPTS_PER_SECOND  # of one address
+    accept_burst: int = constants.DEFAULT_ACCEPT_BURST
+    failed_logins_per_second: int = 1  # of one address: hopeless for guessing, and players' clients stop by themselves
+    failed_login_burst: int = 100  # a carrier's address at the moment when a game's tokens expire
+    # Networks for whose addresses the five limits above do not hold: load tests, load balancers without PROXY headers.
+    unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     channels: int = constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
+    room_members: int = 100_000  # connections in one room
     frames_per_second: int = constants.DEFAULT_FRAMES_PER_SECOND
     frame_burst: int = constants.DEFAULT_FRAME_BURST
     player_frames_per_second: int = 3 * constants.DEFAULT_FRAMES_PER_SECOND  # all devices of a player together
     player_frame_burst: int = 3 * constants.DEFAULT_FRAME_BURST
+    player_bytes_per_second: int = 0  # 0: BYTES_PER_FRAME for each of these frames
+    player_byte_burst: int = 0
+    joins_per_second: int = 50  # of one player
+    join_burst: int = 1_000  # a player with a few devices, all of which join what they can
     hello_timeout_ms: int = constants.DEFAULT_HELLO_TIMEOUT_MS
     heartbeat_ms: int = constants.DEFAULT_HEARTBEAT_MS
     heartbeat_grace_ms: int = constants.DEFAULT_HEARTBEAT_GRACE_MS
@@ -148,7 +161,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.log.replay_window_ms * 4 // 5
 
 
-_ZERO_ALLOWED = {"port", "http_port", "resume_grace_ms", "goaway_ms", "reconnect_window_ms"}
+_ZERO_ALLOWED = {
+    "port",
+    "http_port",
+    "resume_grace_ms",
+    "goaway_ms",
+    "reconnect_window_ms",
+    "player_bytes_per_second",
+    "player_byte_burst",
+}
+_MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
 _HIGHEST = {"port": 65_535, "http_port": 65_535, "frame_bytes": constants.MAX_BODY_LENGTH}
 _LOG_FIELDS = ("replay_window_ms", "chain_idle_ms")
 
@@ -207,15 +229,33 @@ def _check_ranges(table: msgspec.Struct, path: str) -> None:
             _check_ranges(value, f"{path}{name}.")
         elif type(value) is int and not path.startswith("embedded."):  # that table checks itself
             lowest = 0 if name in _ZERO_ALLOWED else 1
-            highest = _HIGHEST.get(name, (1 << 53) - 1 if name.endswith("_ms") else (1 << 31) - 1)
+            highest = _HIGHEST.get(name) or _highest_of(name)
             if not lowest <= value <= highest:
                 raise SettingsError(f"{path}{name} must be {lowest} to {highest}, not {value}")
     if isinstance(table, ServerSettings):
         _check_doors(table)
-    if isinstance(table, LimitSettings) and table.frame_bytes < 256:
-        raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
-    if isinstance(table, LimitSettings) and table.pending_bytes < 4 * max(table.frame_bytes, table.sync_bytes):
-        raise SettingsError("limits.pending_bytes must be at least four times limits.frame_bytes and limits.sync_bytes")
+    if isinstance(table, LimitSettings):
+        if table.frame_bytes < 256:
+            raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
+        if table.pending_bytes < 4 * max(table.frame_bytes, table.sync_bytes):
+            raise SettingsError(
+                "limits.pending_bytes must be at least four times limits.frame_bytes and limits.sync_bytes"
+            )
+        _check_networks("limits.unlimited_addresses", table.unlimited_addresses)
+
+
+def _highest_of(name: str) -> int:
+    if name.endswith("_burst"):
+        return _MAX_BURST
+    return (1 << 53) - 1 if name.endswith("_ms") else (1 << 31) - 1
+
+
+def _check_networks(key: str, networks: tuple[str, ...]) -> None:
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError as problem:
+            raise SettingsError(f"{key} must be addresses or networks: {problem}") from None
 
 
 def _check_doors(settings: ServerSettings) -> None:
@@ -226,8 +266,4 @@ def _check_doors(settings: ServerSettings) -> None:
         raise SettingsError("tls.client_ca_file must name who signs the clients' certificates, or ask for none")
     if not websocket.path.startswith("/") or "?" in websocket.path:
         raise SettingsError(f"websocket.path must begin with a slash and have no '?', unlike {websocket.path}")
-    for network in settings.proxy_protocol.trusted:
-        try:
-            ip_network(network)
-        except ValueError as problem:
-            raise SettingsError(f"proxy_protocol.trusted must be addresses or networks: {problem}") from None
+    _check_networks("proxy_protocol.trusted", settings.proxy_protocol.trusted)

@@ -20,7 +20,8 @@ from chatcore.operations import (
 )
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.applied import ControlLog
-from chatcore_server.context import Caller, Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Caller, Context
 from chatcore_server.controls import Blocked, Unblocked
 from chatcore_server.tasks import Locks
 

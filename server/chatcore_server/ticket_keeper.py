@@ -8,7 +8,8 @@ from array import array
 
 from chatcore.operations import TicketEvent
 from chatcore_ext.hub import Hub
-from chatcore_server.context import Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Context
 from chatcore_server.permissions import is_direct
 from chatcore_server.social import Social
 

@@ -20,12 +20,14 @@ from chatcore_ext.hub import (
     Hub,
 )
 from chatcore_ext.log_view import LogView
+from chatcore_server.accepting import AcceptWatch
 from chatcore_server.applied import AppliedOffsets, ControlLog
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
 from chatcore_server.backends import LogRecord, Outcome
 from chatcore_server.channels import DIRECTS_BEYOND, Channels
-from chatcore_server.context import Backends, Context, now_ms
+from chatcore_server.clock import now_ms
+from chatcore_server.context import Backends, Context
 from chatcore_server.controls import Blocked, MembersChanged, RecentControls, Unblocked, decode_control
 from chatcore_server.groups import Groups
 from chatcore_server.logging import get_logger
@@ -55,6 +57,7 @@ class Worker:
         self._backends = backends
         self._flush_is_due = False
         self._is_accepting = False
+        self._accepting = AcceptWatch()
         self._tick_timer: asyncio.TimerHandle | None = None
         self._since_ms = now_ms() - LogView(window_ms=settings.log.replay_window_ms).replay_ms
         self.hub = _make_hub(settings, self._since_ms, self._on_direct, self._on_control)
@@ -145,6 +148,7 @@ class Worker:
 
     def _tick(self) -> None:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)
+        self._accepting.look(self.hub.accept_pauses, self._loop.time())
         self._dispatch(self.hub.tick())
         self._tickets.tick()
         self._sends.tick()
@@ -194,6 +198,10 @@ class Worker:
                 self._social.apply_blocked(channel, control)
             case Unblocked():
                 self._social.apply_unblocked(channel, control)
+
+    def counters(self) -> dict[str, int]:
+        """Everything that is counted, by name: the hub's, and what Python decides (`logins_*`)."""
+        return {**self.hub.counters(), **self.context.counters}
 
     # ---- The end -----------------------------------------------------------------------------------------------------
 
@@ -266,6 +274,13 @@ def _make_hub(
         "frame_burst": limits.frame_burst,
         "player_frames_per_second": max(limits.player_frames_per_second, limits.frames_per_second),
         "player_frame_burst": max(limits.player_frame_burst, limits.frame_burst),
+        "player_bytes_per_second": limits.player_bytes_per_second or None,
+        "player_byte_burst": limits.player_byte_burst or None,
+        "max_half_open": limits.half_open,
+        "max_connections_per_address": limits.connections_per_address,
+        "accepts_per_second": limits.accepts_per_second,
+        "accept_burst": limits.accept_burst,
+        "unlimited_addresses": limits.unlimited_addresses,
         "resume_grace_ms": settings.sessions.resume_grace_ms,
     }
     return Hub(view, on_direct=on_direct, on_control=on_control, **options)

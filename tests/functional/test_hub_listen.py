@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ DEADLINE = 10.0  # seconds, for what takes milliseconds
 
 
 class Server:
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, **limits: Any) -> None:
         self.hub = Hub(LogView(), on_direct=lambda *direct: None, on_control=lambda *control: None, **limits)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.listener.setblocking(False)
@@ -107,16 +108,17 @@ def test_stop_accepting_keeps_those_that_are_here(server: Server) -> None:
             assert server.hub.counters()["connections_accepted"] == 1
 
 
-def test_connections_over_the_limit_are_told(server: Server) -> None:
-    with closing(Server(max_connections=1)) as full, full.connect() as first, full.connect() as second:
-        second.sendall(encode_hello(1, b""))  # unread input must not cost it the CLOSE
-        full.run_until(lambda: full.hub.counters()["connections_refused"] == 1)
-        [(kind, body)] = read_frames(second, 1)
-        assert kind == FrameType.FRAME_CLOSE
-        assert error_of(body)[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
-        assert second.recv(1) == b""
+def test_connections_over_the_limit_are_told() -> None:
+    with closing(Server(max_connections=1)) as full, full.connect() as first:
         first.sendall(encode_hello(1, b""))
         full.run_until(lambda: len(full.events) == 1)
+        with full.connect() as second:
+            second.sendall(encode_hello(1, b""))  # unread input must not cost it the CLOSE
+            full.run_until(lambda: full.hub.counters()["connections_refused"] == 1)
+            [(kind, body)] = read_frames(second, 1)
+            assert kind == FrameType.FRAME_CLOSE
+            assert error_of(body)[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
+            assert second.recv(1) == b""
 
 
 def test_running_out_of_descriptors_pauses_and_resumes(server: Server) -> None:

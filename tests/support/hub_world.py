@@ -38,13 +38,13 @@ class Peer(Protocol):
 
 
 class SocketPeer:
-    def __init__(self, hub: Hub, *, send_buffer: int | None = None) -> None:
+    def __init__(self, hub: Hub, *, send_buffer: int | None = None, address: str = "") -> None:
         server, self.socket = socket.socketpair()
         if send_buffer is not None:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.socket.setblocking(False)
         self.closed = False
-        self.handle = hub.adopt(server.detach())
+        self.handle = hub.adopt(server.detach(), address)
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -98,9 +98,9 @@ class MemoryTransport:
 
 
 class TransportPeer:
-    def __init__(self, hub: Hub, *, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hub: Hub, *, wake: Callable[[], None] = lambda: None, address: str = "") -> None:
         self.transport = MemoryTransport()
-        self.link = TransportLink(hub, wake)
+        self.link = TransportLink(hub, wake, address)
         self.link.connection_made(self.transport)
         self.handle = self.link.connection
         self.lost = False
@@ -134,7 +134,7 @@ PEER_KINDS: dict[str, Callable[[Hub], Peer]] = {"socket": SocketPeer, "transport
 class World:
     """A hub, its log view, and the events that it has told so far."""
 
-    def __init__(self, peer_kind: str = "socket", **limits: int) -> None:
+    def __init__(self, peer_kind: str = "socket", **limits: Any) -> None:
         self.peer_kind = PEER_KINDS[peer_kind]
         self.view = LogView()
         self.events: list[Event] = []

@@ -22,6 +22,7 @@ RETRY_BELOW_400 = {  # what passes by itself: a lost connection, a full place
     ErrorCode.ERROR_SLOW_RECEIVER,
     ErrorCode.ERROR_TOO_MANY_CONNECTIONS,
     ErrorCode.ERROR_TOO_MANY_SESSIONS,
+    ErrorCode.ERROR_CHANNEL_FULL,
 }
 
 

@@ -210,7 +210,7 @@ def test_every_reader_says_what_history_says(script: list[tuple[str | int, ...]]
 
 async def trim(store: EmbeddedStore) -> None:
     writer = store._writer
-    await writer.change(lambda connection: writer._retention.step(connection, writer._log.now()), CODE)
+    await writer.change(lambda connection: writer._retention.step(connection, writer._log.now(), writer._clock()), CODE)
 
 
 async def play(folder: Path, script: list[tuple[str | int, ...]]) -> None:

@@ -404,7 +404,7 @@ def test_close_with_a_message(world: World) -> None:
 def test_too_many_connections() -> None:
     for kind in ("socket", "transport"):
         with World(kind, max_connections=2) as world:
-            first, second = world.open(), world.open()
+            first, second = world.greet(), world.greet()
             third = world.open()
             assert_closed(world, third, ErrorCode.ERROR_TOO_MANY_CONNECTIONS)
             assert world.hub.counters()["connections_refused"] == 1

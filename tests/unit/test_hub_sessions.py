@@ -1,6 +1,7 @@
 """Sessions, resume, grace and every deadline, by a clock that the test moves."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -178,9 +179,9 @@ def test_no_grace_is_possible() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_connections", 0), ("frame_burst", 0), ("max_frame_size", 5), ("hello_timeout_ms", -1), ("max_body_size", -1),
-     ("max_pending_size", 2**31)],
+     ("max_pending_size", 2**31), ("max_half_open", 0), ("accept_burst", 2**22), ("player_frame_burst", 2**22)],
 )  # fmt: skip
 def test_limits_are_checked(name: str, value: int) -> None:
-    limits: dict[str, int] = {name: value}
+    limits: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
         Hub(LogView(), on_direct=lambda channel, connections: None, on_control=lambda *control: None, **limits)

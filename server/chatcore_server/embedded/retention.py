@@ -34,10 +34,11 @@ class Retention:
         # One window more than a reader goes back when it starts: time goes on while it reads.
         self._kept_ms = LogView(window_ms=settings.replay_window_ms).replay_ms + settings.replay_window_ms
 
-    def step(self, connection: sqlite3.Connection, now: int) -> bool:
+    def step(self, connection: sqlite3.Connection, now: int, clock_ms: int) -> bool:
         """Remove up to trim_step_records of one partition, or forgotten rows. True: there may be more to do.
 
-        `now`: the log's time, ms."""
+        `now`: the log's time, ms. `clock_ms`: the server's, by which tickets expire. Where the clock was set back, the
+        log's may be ahead of it."""
         settings = self._settings
         oldest = self._oldest(connection)
         if oldest is not None:
@@ -48,7 +49,7 @@ class Retention:
                 return self._trim(connection, partition, min(now - age_ms, limit_ms))
             if size and time < limit_ms and used_bytes(connection) > size:
                 return self._trim(connection, partition, limit_ms)
-        return self._forget(connection, now)
+        return self._forget(connection, now, clock_ms)
 
     def _oldest(self, connection: sqlite3.Connection) -> tuple[int, int] | None:
         """(time, partition) of the log's oldest record."""
@@ -71,10 +72,10 @@ class Retention:
         )
         return True
 
-    def _forget(self, connection: sqlite3.Connection, now: int) -> bool:
+    def _forget(self, connection: sqlite3.Connection, now: int, clock_ms: int) -> bool:
         """Heads on which nothing can chain any more, what hung on them, and tickets' ends."""
         settings = self._settings
-        connection.execute("DELETE FROM ended_sessions WHERE until_ms < ?", (now,))
+        connection.execute("DELETE FROM ended_sessions WHERE until_ms < ?", (clock_ms,))
         before = now - settings.chain_idle_ms
         rows = connection.execute(
             "SELECT channel FROM trimmed_heads WHERE time < ? LIMIT ?", (before, settings.trim_step_records)

@@ -5,10 +5,10 @@ Opens and closes the parts in their order; holds no logic of theirs.
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from chatcore_server.clock import now_ms
 from chatcore_server.embedded.database import (
     FILE_NAME,
     FolderLock,
@@ -26,10 +26,6 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 from chatcore_server.embedded.writer import Report, Writer
 
 
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class EmbeddedStore:
     """All backends of a server that needs no services. Use from one event loop, whichever; open once, close once.
 
@@ -38,7 +34,7 @@ class EmbeddedStore:
     """
 
     def __init__(
-        self, folder: Path, settings: EmbeddedSettings | None = None, *, clock: Callable[[], int] = wall_clock_ms
+        self, folder: Path, settings: EmbeddedSettings | None = None, *, clock: Callable[[], int] = now_ms
     ) -> None:
         """`clock`: ms since 1970; the log's times are its, except that they never go back."""
         self.settings = settings or EmbeddedSettings()

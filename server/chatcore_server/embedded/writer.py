@@ -81,6 +81,7 @@ class Writer:
         self._queued_bytes = 0
         self._accepting = False
         self._pending = Pending(settings.write_timeout_ms)
+        self._clock = clock
         self._log = LogWriter(settings, clock)
         self._retention = Retention(settings)
         self._thread: threading.Thread | None = None
@@ -272,7 +273,7 @@ class Writer:
         more = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            more = self._retention.step(self._connection, self._log.now())
+            more = self._retention.step(self._connection, self._log.now(), self._clock())
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
