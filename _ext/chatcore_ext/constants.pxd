@@ -84,6 +84,7 @@ cpdef enum:
     DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 1000  # a mobile carrier puts hundreds of players behind one address
     DEFAULT_ACCEPTS_PER_SECOND = 100        # per address
     DEFAULT_ACCEPT_BURST = 1000             # per address at once: all of them come back after a restart
+    EXCESS_FACTOR = 4                       # frames over the limit, for each within it, before the connection is closed
     BYTES_PER_FRAME = 1024                  # that a player may send for each frame of the limit; most have under 100
     LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
     # Bytes that a transport (TLS, WebSocket) holds unsent before the hub keeps the rest, and at which it goes on.

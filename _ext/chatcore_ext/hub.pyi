@@ -47,7 +47,7 @@ class Hub(Memberships):
     def signal(self, channel: bytes, kind: int, sender: bytes, body: bytes) -> int: ...
     def goaway(self, deadline_ms: int, reconnect_window_ms: int) -> None: ...
     def counters(self) -> dict[str, int]:
-        """Totals since the start, and gauges: `connections`, `connections_half_open`, `addresses`, `sessions`, `players`,
-        `channels`, `subscriptions`)."""
+        """Totals since the start, and gauges: `connections`, `connections_half_open`, `addresses`, `sessions`,
+        `players`, `channels`, `subscriptions`."""
     def check_invariants(self) -> None:
         """For tests: walks all tables and raises AssertionError where two of them disagree."""

@@ -30,6 +30,8 @@ cdef struct Limits:
     unsigned int heartbeat_timeout_ms
     unsigned int frames_per_second
     unsigned int frame_burst
+    unsigned int excess_per_second
+    unsigned int excess_burst
     unsigned int player_frames_per_second
     unsigned int player_frame_burst
     unsigned int player_bytes_per_second

@@ -185,7 +185,7 @@ cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexc
     hub.n_half_open += 1
     hub.counters.connections_accepted += 1
     bucket_init(&connection.frames, hub.limits.frame_burst, <long long>hub.now_ms)
-    bucket_init(&connection.excess, hub.limits.frame_burst, <long long>hub.now_ms)
+    bucket_init(&connection.excess, hub.limits.excess_burst, <long long>hub.now_ms)
     half_open_add(&hub.half_open, &hub.connections, connection_handle(connection))
     set_deadline(hub, connection)
 

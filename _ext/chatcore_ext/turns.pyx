@@ -23,7 +23,7 @@ from chatcore_ext.constants cimport (
     BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST,
     DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION,
     DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN,
-    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
+    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
     SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
 )
 from chatcore_ext.counters cimport N_CODES
@@ -102,6 +102,8 @@ cdef class Turns:
         state.limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
         state.limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
         state.limits.frame_burst = burst_of(frame_burst, "frame_burst")
+        state.limits.excess_per_second = <unsigned int>min(int(frames_per_second) * EXCESS_FACTOR, 0x7FFFFFFF)
+        state.limits.excess_burst = <unsigned int>min(int(frame_burst) * EXCESS_FACTOR, MAX_BURST)
         state.limits.max_half_open = limited(max_half_open, "max_half_open", 1)
         state.limits.max_connections_per_address = limited(
             max_connections_per_address, "max_connections_per_address", 1
