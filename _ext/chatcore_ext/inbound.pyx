@@ -34,7 +34,7 @@ cdef void protocol_error(HubState* hub, Connection* connection, int code) noexce
 
 # --- limits ---
 
-# A frame over the limit. A client that heeds what it is told stops; one that sends a multiple of it is a flood, and ends.
+# A frame over the limit. A client that heeds what it is told stops; one that sends a multiple of it is ended.
 cdef void count_excess(HubState* hub, Connection* connection) noexcept nogil:
     cdef long long wait = bucket_take(
         &connection.excess, hub.limits.excess_per_second, hub.limits.excess_burst, 1, <long long>hub.now_ms
