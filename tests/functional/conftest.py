@@ -17,9 +17,10 @@ StartServer = Callable[..., LocalServer]
 OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]
 
 
-@pytest.fixture(params=["tcp", "transport", "tls", "websocket"])
+@pytest.fixture(params=["tcp", "tls", "websocket"])
 def door(request: pytest.FixtureRequest) -> str:
-    """By which the test's clients come in; "transport" is the TCP door on uvloop's own sockets."""
+    """By which the test's clients come in. "transport", the TCP door on uvloop's own sockets, has its tests where the
+    transport matters (`EVERY_DOOR`): the rest of it is what TLS uses."""
     return str(request.param)
 
 

@@ -9,9 +9,9 @@ from chatcore.operations import Operation
 from chatcore_ext.chain_hash import chain_hash
 from chatcore_ext.constants import FrameType, SendFlag
 from support.raw import RawClient
-from support.servers import LocalServer
+from support.servers import EVERY_DOOR, LocalServer
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("door", EVERY_DOOR)]
 
 OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]
 

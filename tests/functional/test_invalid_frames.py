@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from support.raw import RawClient
-from support.servers import LocalServer
+from support.servers import EVERY_DOOR, LocalServer
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "frames.json").read_text(encoding="ascii"))
 OpenRaw = Callable[[LocalServer], Awaitable[RawClient]]
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("door", EVERY_DOOR)
 async def test_invalid_frames_close_the_connection(server: LocalServer, open_raw: OpenRaw) -> None:
     for vector in VECTORS["invalid_from_client"]:
         client = await open_raw(server)

@@ -14,9 +14,9 @@ from chatcore_server.worker import Worker
 from support.certificates import HOST, client_context
 from support.players import until
 from support.raw import RawClient
-from support.servers import LocalServer
+from support.servers import EVERY_DOOR, LocalServer
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("door", EVERY_DOOR)]
 
 StartServer = Callable[..., LocalServer]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -48,9 +48,9 @@ async def connect() -> AsyncIterator[Callable[[LocalServer], Awaitable[Streams]]
 
     yield open_one
     for writer in writers:
-        writer.close()
+        writer.transport.abort()  # closing may wait for what nobody reads
         with contextlib.suppress(OSError):
-            await writer.wait_closed()
+            await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
 
 
 def counted(server: LocalServer, name: str) -> int:

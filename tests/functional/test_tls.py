@@ -46,9 +46,9 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[tuple[asyncio.Strea
 
     yield open_one
     for writer in writers:
-        writer.close()
+        writer.transport.abort()  # closing may wait for what nobody reads
         with contextlib.suppress(OSError):
-            await writer.wait_closed()
+            await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
 
 
 def counted(server: LocalServer, name: str) -> int:

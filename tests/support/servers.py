@@ -19,6 +19,7 @@ from support.certificates import write_server_certificate
 from support.players import Player, player
 
 START_DEADLINE_S = 20.0
+EVERY_DOOR = ["tcp", "transport", "tls", "websocket"]
 _Result = TypeVar("_Result")
 
 
