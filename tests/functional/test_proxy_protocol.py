@@ -94,6 +94,21 @@ async def test_the_protocol_follows_the_header(first: bytes, server: LocalServer
     assert counted(server, "proxy_headers_refused") == 0
 
 
+async def test_limits_hold_for_the_address_that_is_said(start_server: StartServer, connect: Any) -> None:
+    server = start_server(proxy_protocol={"trusted": ["127.0.0.1"]}, limits={"connections_per_address": 2})
+    for source in ["203.0.113.9", "203.0.113.9", "198.51.100.1", "203.0.113.9"]:
+        n_seen = n_tried(server)
+        _, writer = await connect(server)
+        writer.write(header(source))
+        await until(lambda: n_tried(server) > n_seen)  # noqa: B023  it is waited for here
+    assert counted(server, "connections_refused_by_address") == 1
+    assert counted(server, "connections_accepted") == 3
+
+
+def n_tried(server: LocalServer) -> int:
+    return counted(server, "connections_accepted") + counted(server, "connections_refused_by_address")
+
+
 async def test_a_header_in_pieces(server: LocalServer, connect: Any) -> None:
     reader, writer = await connect(server)
     for byte in header():

@@ -152,7 +152,8 @@ class Doors:
             return await read_header(accepted) or address
 
     async def _adopt(self, hub: Hub, wake: Callable[[], None], accepted: socket.socket, address: str) -> None:
-        hub.adopt(accepted.detach(), address)
+        hub.adopt(accepted.fileno(), address)
+        accepted.detach()
         wake()
 
     async def _connect(
