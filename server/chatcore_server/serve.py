@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from chatcore_ext.constants import DEFAULT_MAX_CONNECTIONS
 from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.doors import DoorError, Doors
@@ -162,7 +163,8 @@ def _fitting_descriptors(settings: ServerSettings, n_descriptors: int) -> Server
     possible = max(n_descriptors - _OWN_DESCRIPTORS, 1)
     if settings.limits.connections <= possible:
         return settings
-    _log.warning("connections_limited", connections=possible, reason=f"ulimit -n is {n_descriptors}")
+    if settings.limits.connections != DEFAULT_MAX_CONNECTIONS:  # somebody counts on it
+        _log.warning("connections_limited", connections=possible, reason=f"ulimit -n is {n_descriptors}")
     limits = msgspec.structs.replace(settings.limits, connections=possible)
     return msgspec.structs.replace(settings, limits=limits)
 

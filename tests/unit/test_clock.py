@@ -1,0 +1,43 @@
+"""Time that never goes back, and what the operator hears of a server that cannot accept."""
+
+import msgspec
+from structlog.testing import capture_logs
+
+from chatcore_server.accepting import AcceptWatch
+from chatcore_server.clock import Clock
+from chatcore_server.serve import _fitting_descriptors
+from chatcore_server.settings import ServerSettings, load_settings
+
+
+def test_a_clock_that_is_set_back_stands_still() -> None:
+    times = iter([1000, 1005, 400, 900, 1005, 1006])
+    clock = Clock(lambda: next(times))
+    assert [clock.now_ms() for _ in range(6)] == [1000, 1005, 1005, 1005, 1005, 1006]
+
+
+def test_a_pause_is_told_once_and_so_is_its_end() -> None:
+    watch = AcceptWatch()
+    with capture_logs() as logs:
+        watch.look(0, 0.0)
+        for tick in range(20):
+            watch.look(tick + 1, tick / 10)
+        for tick in range(20, 50):
+            watch.look(20, tick / 10)
+        watch.look(21, 9.0)
+    assert [entry["event"] for entry in logs] == ["accepting_paused", "accepting_resumed", "accepting_paused"]
+
+
+def test_connections_follow_the_descriptors() -> None:
+    settings = ServerSettings()
+    enough = settings.limits.connections + 64
+    with capture_logs() as logs:
+        assert _fitting_descriptors(settings, 1024).limits.connections == 960
+        assert _fitting_descriptors(settings, 10).limits.connections == 1
+        assert _fitting_descriptors(settings, enough) is settings
+    assert logs == [], "nobody has asked for as many"
+    wished = load_settings({"limits": {"connections": 5000}})
+    with capture_logs() as logs:
+        assert _fitting_descriptors(wished, 1024).limits.connections == 960
+    assert [entry["event"] for entry in logs] == ["connections_limited"]
+    fewer = _fitting_descriptors(settings, 1024)
+    assert msgspec.structs.replace(fewer, limits=settings.limits) == settings, "nothing else has changed"
