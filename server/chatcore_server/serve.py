@@ -98,6 +98,11 @@ class Server:
             return "starting"
         return "" if self.worker.is_log_answering else "the message log does not answer"
 
+    def counters(self) -> dict[str, int]:
+        """Everything that is counted, by name: connections that never came to the worker, and the worker's."""
+        counted = self.doors.counters() if self.doors is not None else {}
+        return counted | (self.worker.counters() if self.worker is not None else {})
+
     async def stop(self) -> bool:
         """Drains and closes, within the deadline. True if nothing was left undone. Harmless after a failed `start`."""
         self._is_stopping = True

@@ -40,10 +40,6 @@ async def start_server(tmp_path: Path) -> AsyncIterator[Start]:
         await server.stop()
 
 
-def counted(server: LocalServer, name: str) -> int:
-    return server.do(lambda worker: worker.counters()).get(name, 0)
-
-
 async def closed_with(client: RawClient) -> tuple[str, int]:
     """Name and retry-after of CLOSE."""
     _, body = await client.next(FrameType.FRAME_CLOSE)
@@ -72,12 +68,12 @@ async def test_half_open_connections_take_nobodys_place(start_server: Start, lim
     server = start_server(hello_timeout_ms=60_000, **limit)
     neighbours = await Neighbours(server).start()
     silent = await open_half(server, N_HALF_OPEN)
-    await until(lambda: counted(server, "half_open_gave_way") >= N_HALF_OPEN - 600)
-    assert counted(server, "connections") <= 605
+    await until(lambda: server.counted("half_open_gave_way") >= N_HALF_OPEN - 600)
+    assert server.counted("connections") <= 605
     newcomer = await server.login("newcomer")
     await newcomer.client.join("room:neighbours")
     await neighbours.unharmed()
-    assert counted(server, "connections_refused") == 0
+    assert server.counted("connections_refused") == 0
     for writer in silent:
         writer.close()
     await neighbours.stop()
@@ -97,8 +93,8 @@ async def test_an_address_that_guesses_is_refused_unseen(start_server: Start) ->
     assert name == "rate_limited"
     assert 0 < retry_after_ms <= 1000
     await client.close()
-    assert counted(server, "logins_failed_bad_token") == 3
-    assert counted(server, "logins_failed_rate_limited") == 1
+    assert server.counted("logins_failed_bad_token") == 3
+    assert server.counted("logins_failed_rate_limited") == 1
     await neighbours.unharmed()
     await eventually_answers(lambda: is_welcome(server, "ann"), bool)  # after the wait
     await neighbours.stop()
@@ -124,8 +120,8 @@ async def test_too_many_connections_of_an_address(start_server: Start) -> None:
     await neighbours.unharmed()
     for client in (refused, *more):
         await client.close()
-    await until(lambda: counted(server, "connections") == 5)
-    assert counted(server, "connections_refused_by_address") == 1
+    await until(lambda: server.counted("connections") == 5)
+    assert server.counted("connections_refused_by_address") == 1
     await neighbours.stop()
 
 
@@ -158,7 +154,7 @@ async def test_a_room_that_is_full(start_server: Start) -> None:
     await late.close()
     await bob.client.leave("room:small")
     await cid.client.join("room:small")
-    assert counted(server, "refused_channel_full") == 1
+    assert server.counted("refused_channel_full") == 1
 
 
 async def test_many_at_once_do_not_overfill_a_room(start_server: Start) -> None:

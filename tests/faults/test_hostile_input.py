@@ -81,13 +81,13 @@ async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
 async def run_table(server: LocalServer, table: list[Row]) -> None:
     neighbours = await Neighbours(server).start()
     for attack, counter in table:
-        before = server.do(lambda worker: worker.counters()).get(counter, 0)
+        before = server.counted(counter)
         attacker = Attacker(server)
         try:
             await attack(attacker)
             await until(
                 lambda counter=counter, before=before: (  # type: ignore[misc]
-                    server.do(lambda worker: worker.counters()).get(counter, 0) > before
+                    server.counted(counter) > before
                 ),
                 f"{counter} counts {attack.__name__}",
             )
@@ -353,8 +353,7 @@ async def receiver_that_never_reads(attacker: Attacker) -> None:
         await until(lambda: attacker.server.do(lambda worker: worker.hub.is_online(b"deaf")))
         request = msgspec.msgpack.encode({"channel": "room:long", "limit": 500})
         deaf.sendall(b"".join(encode_request(i, Operation.SYNC, request) for i in range(350)))
-        closed = "closed_slow_receiver"
-        await until(lambda: attacker.server.do(lambda worker: worker.counters()).get(closed, 0) > 0)
+        await until(lambda: attacker.server.counted("closed_slow_receiver") > 0)
     finally:
         deaf.close()
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chatcore_server.worker import Worker
 from support.certificates import HOST, client_context
 from support.players import until
 from support.raw import RawClient
@@ -54,11 +53,7 @@ async def connect() -> AsyncIterator[Callable[[LocalServer], Awaitable[Streams]]
 
 
 def counted(server: LocalServer, name: str) -> int:
-    def count(worker: Worker) -> int:
-        assert server.server.doors is not None
-        return (worker.hub.counters() | server.server.doors.counters()).get(name, 0)
-
-    return server.do(count)
+    return server.counted(name)
 
 
 async def is_spoken(door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,7 +14,6 @@ import pytest_asyncio
 
 from chatcore import Client, ConnectionLost
 from chatcore_ext.transport_link import TransportLink
-from chatcore_server.worker import Worker
 from support.certificates import HOST, authority, client_context, write_authority, write_server_certificate
 from support.players import until
 from support.raw import RawClient
@@ -52,11 +51,7 @@ async def connect() -> AsyncIterator[Callable[..., Awaitable[tuple[asyncio.Strea
 
 
 def counted(server: LocalServer, name: str) -> int:
-    def count(worker: Worker) -> int:
-        assert server.server.doors is not None
-        return (worker.hub.counters() | server.server.doors.counters()).get(name, 0)
-
-    return server.do(count)
+    return server.counted(name)
 
 
 def serial(writer: asyncio.StreamWriter) -> Any:

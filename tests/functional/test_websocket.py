@@ -19,7 +19,6 @@ from chatcore import Client, ConnectionLost
 from chatcore.websocket import MESSAGE_BYTES
 from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import encode_frame, encode_hello
-from chatcore_server.worker import Worker
 from support.certificates import client_context, write_server_certificate
 from support.players import until
 from support.raw import RawClient
@@ -54,10 +53,7 @@ async def open_socket() -> AsyncIterator[OpenSocket]:
 
 
 def counted(server: LocalServer, name: str) -> int:
-    def count(worker: Worker) -> int:
-        return worker.hub.counters().get(name, 0)
-
-    return server.do(count)
+    return server.counted(name)
 
 
 async def closed_with(stream: WebSocketStream) -> tuple[int | None, str]:

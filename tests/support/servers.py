@@ -67,6 +67,9 @@ class LocalServer:
 
         return self._run(run())
 
+    def counted(self, name: str) -> int:
+        return self.do(lambda worker: self.server.counters()).get(name, 0)
+
     def start(self) -> "LocalServer":
         self._run(self.server.start())
         return self
