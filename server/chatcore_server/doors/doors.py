@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from chatcore_ext.hub import Hub
 from chatcore_ext.transport_link import TransportLink
+from chatcore_server.accepting import AcceptWatch
 from chatcore_server.doors.certificates import CertificateError, CertificateKeeper
 from chatcore_server.doors.listening import BACKLOG, Acceptor, DoorError, bind
 from chatcore_server.doors.proxy_protocol import ProxyHeaderError, TrustedProxies, read_header
@@ -19,7 +20,7 @@ from chatcore_server.doors.websocket import WebSocketDoor
 from chatcore_server.logging import get_logger
 from chatcore_server.settings import ServerSettings
 
-_CERTIFICATE_CHECK_S = 2.0
+_TEND_S = 1.0  # how often a change of the certificate's files is looked for, and whether accepting has paused
 _TLS_HANDSHAKE_S = 3600.0  # the hub's time for HELLO ends those that take too long
 _log = get_logger()
 _Take = Callable[[socket.socket, str], Awaitable[None]]
@@ -52,7 +53,8 @@ class Doors:
         self._hello_timeout_s = settings.limits.hello_timeout_ms / 1000
         self._counters = DoorCounters()
         self._certificates: CertificateKeeper | None = None
-        self._refreshing: asyncio.TimerHandle | None = None
+        self._accepting = AcceptWatch()
+        self._tending: asyncio.TimerHandle | None = None
         if settings.tls.enabled or (settings.websocket.enabled and settings.websocket.tls):
             try:
                 self._certificates = CertificateKeeper(settings.tls)
@@ -65,8 +67,7 @@ class Doors:
         return {name: bound.getsockname()[1] for name, bound in self._sockets.items()}
 
     def counters(self) -> dict[str, int]:
-        pauses = sum(acceptor.n_pauses for acceptor in self._acceptors)
-        return asdict(self._counters) | {"door_accept_pauses": pauses}
+        return asdict(self._counters) | {"door_accept_pauses": self._n_accept_pauses}
 
     # ---- Opening and closing -----------------------------------------------------------------------------------------
 
@@ -90,8 +91,7 @@ class Doors:
             settings = self._settings
             door = WebSocketDoor(hub, wake, settings.websocket, settings.limits)
             self._accept("websocket", partial(self._connect, door.new_link, settings.websocket.tls))
-        if self._certificates is not None:
-            self._refresh_certificates()
+        self._tend()
 
     def _open_tcp(self, hub: Hub, wake: Callable[[], None]) -> None:
         if self._settings.engine == "transport":
@@ -106,10 +106,16 @@ class Doors:
         self._acceptors.append(acceptor)
         acceptor.start()
 
-    def _refresh_certificates(self) -> None:
-        assert self._certificates is not None
-        self._certificates.refresh()
-        self._refreshing = asyncio.get_running_loop().call_later(_CERTIFICATE_CHECK_S, self._refresh_certificates)
+    def _tend(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._certificates is not None:
+            self._certificates.refresh()
+        self._accepting.look(self._n_accept_pauses, loop.time())
+        self._tending = loop.call_later(_TEND_S, self._tend)
+
+    @property
+    def _n_accept_pauses(self) -> int:
+        return sum(acceptor.n_pauses for acceptor in self._acceptors)
 
     def stop_listening(self) -> None:
         """Who connects now is refused, and does not wait in a backlog that nobody looks at. The hub must have stopped
@@ -118,8 +124,8 @@ class Doors:
             acceptor.stop()
         for bound in self._sockets.values():
             bound.close()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        if self._tending is not None:
+            self._tending.cancel()
 
     async def close(self) -> None:
         """Drops those that are still shaking hands."""
