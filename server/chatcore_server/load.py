@@ -43,13 +43,17 @@ def run_load(options: LoadOptions, key: bytes, show: ShowProgress = lambda progr
 def raise_descriptor_limit(needed: int) -> None:
     """Raises LoadError if this process may not have so many open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise LoadError(
-                f"{needed - SPARE_DESCRIPTORS} connections in one process need {needed} open files, and the hard limit"
-                f" is {hard}: raise it (`ulimit -Hn`), or use more --processes or fewer --connections"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed, hard if hard == resource.RLIM_INFINITY else max(hard, needed))
+        )
+    except (ValueError, OSError):  # only a privileged user may raise the hard limit
+        raise LoadError(
+            f"{needed - SPARE_DESCRIPTORS} connections in one process need {needed} open files, and the hard limit"
+            f" is {hard}: raise it (`ulimit -Hn`), or use more --processes or fewer --connections"
+        ) from None
 
 
 @contextmanager

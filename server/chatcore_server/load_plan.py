@@ -12,7 +12,7 @@ from chatcore.names import direct_channel
 from chatcore_ext.load_checker import MIN_BODY_SIZE
 
 MAX_CONNECTIONS = 1_000_000
-MAX_MESSAGES = 100_000_000  # 50 bytes of memory each, while the run lasts
+MAX_MESSAGES = 20_000_000  # 60 bytes of memory each, and a bit per delivery, while the run lasts
 
 
 class LoadError(Exception):

@@ -15,6 +15,7 @@ from chatcore_server.load_report import ShareResult, StormResult
 HANDSHAKES_AT_ONCE = 256  # while the load is set up; a storm has no bound, that is its point
 RAMP_PATIENCE_S = 20.0  # without one more connection that is ready
 DRAIN_S = 30.0  # after the last message came due
+STOPPED_DRAIN_S = 10.0  # after an interrupt: somebody is waiting
 QUIET_S = 2.0  # all is answered and nothing more comes: what is missing is lost
 LINGER_S = 0.2  # after the last expected delivery, for those that come twice
 GOODBYE_S = 2.0
@@ -168,7 +169,7 @@ class LoadProcess:
 
     def _drain(self) -> None:
         """Until everything is answered and delivered, nothing more comes, or the patience ends."""
-        end = time.monotonic() + (DRAIN_S if not self._stopped else QUIET_S)
+        end = time.monotonic() + (STOPPED_DRAIN_S if self._stopped else DRAIN_S)
         changed_at, before = time.monotonic(), (0, 0, 0, 0)
         while time.monotonic() < end:
             self._turn("draining")
