@@ -34,6 +34,7 @@ cdef struct LoadSocket:
     uint64_t next_seq
     uint64_t last_sent_ns
     uint64_t last_received_ns
+    uint64_t pause_ns          # no new sends before: the server has asked for a pause. 0 = it has not
     uint64_t resend_ns         # when delayed messages go again, 0 = there are none
     uint32_t first_open        # the oldest message without final answer, NO_INDEX = none
     uint32_t next_unsent

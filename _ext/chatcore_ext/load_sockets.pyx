@@ -14,7 +14,7 @@ from chatcore_ext.constants cimport (
     FRAME_REFUSED, FRAME_SEND, FRAME_SIGNAL, GAP_SIZE, HEADER_SIZE, MAX_BODY_LENGTH, PING_SIZE, SEND_PREFIX_SIZE,
     SEND_RESEND,
 )
-from chatcore_ext.error_codes cimport ERROR_FLAG_RETRY, ERROR_FLAG_UNCERTAIN
+from chatcore_ext.error_codes cimport ERROR_FLAG_RETRY, ERROR_FLAG_UNCERTAIN, ERROR_RATE_LIMITED
 from chatcore_ext.frame cimport (
     FRAME_NEED_MORE, FRAME_READY, assembler_clear, load_u16, load_u32, load_u64, next_frame, store_bytes, store_u8,
     store_u32, store_u64, write_header,
@@ -187,7 +187,7 @@ cdef class LoadSockets(LoadChecker):
         cdef:
             LoadSocket* socket = &self.sockets[client]
             LoadMessage* message
-        if socket.state != SOCKET_READY or socket.is_quiet:
+        if socket.state != SOCKET_READY or socket.is_quiet or socket.pause_ns > self.time_ns:
             return
         while socket.next_unsent != NO_INDEX:
             message = &self.tables.messages[socket.next_unsent]
@@ -300,6 +300,9 @@ cdef class LoadSockets(LoadChecker):
                     store_u64(write_header(at, FRAME_PING, PING_SIZE), self.time_ns)
             if socket.resend_ns and self.time_ns >= socket.resend_ns:
                 self.resend_delayed(client)
+            if socket.pause_ns and self.time_ns >= socket.pause_ns:
+                socket.pause_ns = 0
+                self.push(client)
 
     cdef void resend_delayed(self, uint32_t client) noexcept nogil:
         cdef:
@@ -352,6 +355,9 @@ cdef class LoadSockets(LoadChecker):
             return
         message = &self.tables.messages[index]
         self.refusals[code if code < MAX_CODE else 0] += 1
+        if code == ERROR_RATE_LIMITED:
+            # Who goes on regardless is cut off in the end; what waits is late, and its latency says so.
+            socket.pause_ns = self.time_ns + wait_ms * NS_PER_MS
         if flags & ERROR_FLAG_UNCERTAIN or (message.was_resent and flags & ERROR_FLAG_RETRY):
             message.state = MESSAGE_DELAYED
             message.was_delayed = True

@@ -286,7 +286,8 @@ class LoadConnections:
             ErrorCode.ERROR_TOO_MANY_SESSIONS: "another load with the same --seed is running or has just been killed:"
             " use another --seed",
         }
-        advice = known.get(error.code)
+        # With a wait it is a limit of this address, which passes or runs into the patience of the ramp.
+        advice = None if error.retry_after_ms else known.get(error.code)
         if advice or not error.retry:
             raise LoadError(f"the server refused a login ({error}): {advice or 'see docs/protocol.md, Errors'}")
 

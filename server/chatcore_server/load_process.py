@@ -101,7 +101,8 @@ class LoadProcess:
                 n_ready, last_success = self._clients.n_ready, now
             elif now - last_success > RAMP_PATIENCE_S + self._options.ramp_s / n_clients:
                 raise LoadError(
-                    f"only {n_ready} of {n_clients} connections could be set up: {self._connections.last_trouble}"
+                    f"only {n_ready} of {n_clients} connections could be set up: {self._connections.last_trouble}."
+                    " If it is a limit of this address, add the address to the server's limits.unlimited_addresses"
                 )
             allowed = self._allowed(now - begin, n_ready)
             while n_opened < allowed and self._connections.n_greeting < HANDSHAKES_AT_ONCE:

@@ -24,7 +24,7 @@ from support.tampering_proxy import Mistake, TamperingProxy
 pytestmark = pytest.mark.asyncio
 
 # A load sends in a second what a person types in an hour.
-LIMITS = {"frames_per_second": 10_000, "frame_burst": 10_000}
+LIMITS = {f"{whose}{name}": 10_000 for whose in ("", "player_") for name in ("frames_per_second", "frame_burst")}
 
 
 def key_of(server: LocalServer) -> bytes:
@@ -119,7 +119,7 @@ async def test_every_mistake_is_told_by_its_name(server: LocalServer) -> None:
 
 
 async def test_what_the_server_refuses_is_not_lost(tmp_path: Path) -> None:
-    server = LocalServer(tmp_path / "data", {"limits": {"frames_per_second": 10, "frame_burst": 30}}).start()
+    server = LocalServer(tmp_path / "data", {"limits": {"frames_per_second": 60, "frame_burst": 20}}).start()
     try:
         report = await play(server.port, key_of(server), connections=2, rooms=1, rate=200, duration_s=1)
     finally:
@@ -127,6 +127,7 @@ async def test_what_the_server_refuses_is_not_lost(tmp_path: Path) -> None:
     assert_right(report)
     assert report.refused.keys() == {"rate_limited"}
     assert report.acked + report.refused["rate_limited"] == report.sent == 200
+    assert report.closed == {}  # it pauses when it is told to
     assert any("frames_per_second" in note for note in report.notes)
 
 
