@@ -25,6 +25,9 @@ cdef struct Counters:
     unsigned long long messages_delivered       # records with at least one receiver here
     unsigned long long deliveries               # message x receiver
     unsigned long long deliveries_hidden        # of these: without content
+    unsigned long long deliveries_left_out      # message x receiver, told later by a GAP
+    unsigned long long gaps                     # GAP frames: a channel of a receiver that was behind
+    unsigned long long signals_left_out         # signal x receiver that was behind
     unsigned long long signals_relayed          # signals with at least one receiver here
     unsigned long long signal_deliveries        # signal x receiver
     unsigned long long signals_dropped

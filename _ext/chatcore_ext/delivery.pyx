@@ -33,6 +33,7 @@ cdef void deliver_message(
         unsigned int n_hidden = 0
         uint8_t* frame
         uint8_t* hidden
+    channel.last_id = offset
     if channel.n_members == 0:
         return
     if hub.routing.hidden_senders.n_entries:
@@ -42,7 +43,7 @@ cdef void deliver_message(
         return  # without memory the clients see a hole, by the next message's prev
     write_message(frame, channel, offset, time, place)
     if stamp == 0:
-        n_receivers = fan_out(&hub.output, channel, frame, size, NULL, 0)
+        n_receivers = fan_out(&hub.output, channel, frame, size, offset, NULL, 0)
     else:
         hidden = output_reserve(&hub.output, HIDDEN_SIZE)
         if hidden == NULL:
@@ -50,7 +51,9 @@ cdef void deliver_message(
         write_deliver(
             hidden, channel.number, DELIVER_HIDDEN, offset, place.prev, place.hash, time, NULL, 0, NULL, 0
         )
-        n_receivers = fan_out_hidden(&hub.output, channel, frame, size, hidden, HIDDEN_SIZE, stamp, &n_hidden)
+        n_receivers = fan_out_hidden(
+            &hub.output, channel, frame, size, hidden, HIDDEN_SIZE, offset, stamp, &n_hidden
+        )
     if n_receivers:
         hub.counters.messages_delivered += 1
         hub.counters.deliveries += n_receivers

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport arena_extend
-from chatcore_ext.output cimport PREFETCH, output_append, output_reserve
-from chatcore_ext.tables cimport STATE_READY, Member
+from chatcore_ext.output cimport PREFETCH, output_append, output_make_room, output_reserve
+from chatcore_ext.tables cimport CONGESTION_BEHIND, STATE_READY, Member
 
 
 cdef enum:
@@ -42,9 +42,38 @@ cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noe
     return frame
 
 
+# True: this receiver does without. It reads more slowly than there is to say, or has not had the chance to read at all
+# in a turn with so much for it, so the kernel is asked first.
+cdef bint is_left_out(Output* output, const Member* member, size_t size, unsigned long long id) noexcept nogil:
+    cdef Connection* connection = member.connection
+    if not connection.congestion & CONGESTION_BEHIND:
+        output_make_room(output, connection, size)
+        if connection.pending + size <= output.pause_pending:
+            return False
+        connection.congestion |= CONGESTION_BEHIND
+    if id == 0:
+        output.counters.signals_left_out += 1
+        return True
+    output.counters.deliveries_left_out += 1
+    if member.subscription.first_left_out == 0:
+        member.subscription.first_left_out = id
+    return True
+
+
+cdef inline bint note(
+    Output* output, const Member* member, const uint8_t* frame, size_t size, unsigned long long id
+) noexcept nogil:
+    cdef Connection* connection = member.connection
+    if connection.congestion & CONGESTION_BEHIND or connection.pending + size > output.pause_pending:
+        if is_left_out(output, member, size, id):
+            return False
+    output_append(output, connection, frame, size)
+    return True
+
+
 cdef unsigned int fan_out(
-    Output* output, Channel* channel, const uint8_t* frame, size_t size, const Connection* excepted,
-    unsigned long long stamp
+    Output* output, Channel* channel, const uint8_t* frame, size_t size, unsigned long long id,
+    const Connection* excepted, unsigned long long stamp
 ) noexcept nogil:
     cdef:
         const Member* member = channel.members
@@ -60,14 +89,13 @@ cdef unsigned int fan_out(
             continue
         if stamp and connection.session.player.stamp == stamp:
             continue
-        output_append(output, connection, frame, size)
-        n_receivers += 1
+        n_receivers += note(output, &member[-1], frame, size, id)
     return n_receivers
 
 
 cdef unsigned int fan_out_hidden(
     Output* output, Channel* channel, const uint8_t* frame, size_t size, const uint8_t* hidden, size_t hidden_size,
-    unsigned long long stamp, unsigned int* n_hidden
+    unsigned long long id, unsigned long long stamp, unsigned int* n_hidden
 ) noexcept nogil:
     cdef:
         const Member* member = channel.members
@@ -81,9 +109,23 @@ cdef unsigned int fan_out_hidden(
         if connection.state != STATE_READY:
             continue
         if connection.session.player.stamp == stamp:
-            output_append(output, connection, hidden, hidden_size)
-            n_hidden[0] += 1
+            n_hidden[0] += note(output, &member[-1], hidden, hidden_size, id)
         else:
+            n_receivers += note(output, &member[-1], frame, size, id)
+    n_receivers += n_hidden[0]
+    return n_receivers
+
+
+cdef unsigned int append_to_all(
+    Output* output, Channel* channel, const uint8_t* frame, size_t size, const Connection* excepted
+) noexcept nogil:
+    cdef:
+        unsigned int i
+        unsigned int n_receivers = 0
+        Connection* connection
+    for i in range(channel.n_members):
+        connection = channel.members[i].connection
+        if connection.state == STATE_READY and connection != excepted:
             output_append(output, connection, frame, size)
-        n_receivers += 1
+            n_receivers += 1
     return n_receivers

@@ -14,7 +14,7 @@ from chatcore_ext.counters cimport counters_as_dict
 from chatcore_ext.delivery cimport deliver_message, direct_players
 from chatcore_ext.error_codes cimport ERROR_FLAG_UNCERTAIN, error_flags
 from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, KIND_HELLO, KIND_REQUEST, KIND_SEND
-from chatcore_ext.fanout cimport channel_reserve, fan_out
+from chatcore_ext.fanout cimport append_to_all, channel_reserve
 from chatcore_ext.frame cimport SignalFields, store_u32, write_ack, write_goaway, write_header
 from chatcore_ext.inbound cimport append_failed, append_refused, relay_signal
 from chatcore_ext.invariants cimport check_hub
@@ -234,7 +234,7 @@ cdef class Hub(Memberships):
             raise MemoryError
         write_header(frame, FRAME_EVENT, <unsigned int>(size - HEADER_SIZE))
         memcpy(frame + HEADER_SIZE, data_of(body), size - HEADER_SIZE)
-        return fan_out(&self.state.output, found, frame, size, self.ready(except_connection), 0)
+        return append_to_all(&self.state.output, found, frame, size, self.ready(except_connection))
 
     def signal(self, bytes channel not None, unsigned char kind, bytes sender not None, bytes body not None):
         cdef:

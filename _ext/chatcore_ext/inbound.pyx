@@ -288,7 +288,7 @@ cdef unsigned int relay_signal(
     write_signal(
         frame, channel.number, signal.kind, signal.sender, signal.sender_len, signal.body, signal.body_len
     )
-    n_receivers = fan_out(&hub.output, channel, frame, size, excepted, stamp)
+    n_receivers = fan_out(&hub.output, channel, frame, size, 0, excepted, stamp)
     if n_receivers:
         hub.counters.signals_relayed += 1
         hub.counters.signal_deliveries += n_receivers

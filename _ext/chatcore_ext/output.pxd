@@ -53,7 +53,8 @@ cdef struct Output:
     Connection* doomed         # to be put away at the end of the turn
     Connection* transports     # flush_sockets leaves these to flush_transport, which needs the GIL
     unsigned long long turn    # numbers the resets: tells whether something in the arena is of this turn
-    unsigned int max_pending   # bytes unsent per connection
+    unsigned int max_pending   # bytes unsent per connection, then it is closed
+    unsigned int pause_pending  # bytes unsent per connection, then it is sent no more messages and signals
     int epoll_descriptor
     uint8_t* scratch              # where many small slices are joined
     size_t scratch_capacity
@@ -67,13 +68,14 @@ cdef inline void output_mark_dirty(Output* output, Connection* connection) noexc
         output.dirty = connection
 
 
-# Note a piece for the next flush. The bytes must stay where they are until then. Whoever would get over the bound is
-# closed instead (slow_receiver). Checks no state.
+# Note a piece for the next flush. The bytes must stay where they are until then. Whoever would get over the bound,
+# though the kernel was offered what is pending, is closed instead (slow_receiver). Checks no state.
 cdef inline void output_append(Output* output, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
-    cdef Slice* last = connection.last
-    if connection.pending + size > output.max_pending:
+    cdef Slice* last
+    if connection.pending + size > output.max_pending and not output_make_room(output, connection, size):
         output_overflow(output, connection)
         return
+    last = connection.last
     if last != NULL and last.data + last.size == data:
         connection.pending += <unsigned int>size
         last.size += size
@@ -105,6 +107,9 @@ cdef inline uint8_t* output_reserve(Output* output, size_t size) noexcept nogil:
     return arena_take(&output.bytes, size)
 
 
+# Offer the kernel what is pending, in the middle of a turn. True: `size` more bytes are within the bound now. A turn
+# may have more for somebody than the bound, and who reads well must not pay for it.
+cdef bint output_make_room(Output* output, Connection* connection, size_t size) noexcept nogil
 cdef void output_overflow(Output* output, Connection* connection) noexcept nogil
 # Put it away at the end of the turn.
 cdef void output_doom(Output* output, Connection* connection) noexcept nogil
@@ -114,6 +119,8 @@ cdef void output_drop(Output* output, Connection* connection, int code) noexcept
 cdef void output_close(
     Output* output, Connection* connection, int code, const uint8_t* message, size_t size, unsigned int retry_after_ms
 ) noexcept nogil
+# To be called for one that is behind and no longer blocked: GAP frames behind what is pending.
+cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil
 # Send to every dirty socket; transports are moved to `transports`. Doomed ones go to `doomed`.
 cdef void flush_sockets(Output* output) noexcept nogil
 # All that is pending for a transport as one bytes object, backlog included; empties both.

@@ -8,10 +8,13 @@ from libc.string cimport memcpy, memmove, memset
 
 from chatcore_ext.arena cimport arena_free, arena_reset
 from chatcore_ext.connection cimport connection_handle
-from chatcore_ext.constants cimport FRAME_CLOSE, HEADER_SIZE
+from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
 from chatcore_ext.error_codes cimport ERROR_SLOW_RECEIVER, error_flags
-from chatcore_ext.frame cimport error_body_size, write_error_body, write_header
-from chatcore_ext.tables cimport STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, Backlog
+from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
+from chatcore_ext.tables cimport (
+    CONGESTION_BEHIND, CONGESTION_BLOCKED, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Backlog,
+    Subscription,
+)
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -78,6 +81,12 @@ cdef void output_close(
     write_header(frame, FRAME_CLOSE, <unsigned int>body_size)
     write_error_body(frame + HEADER_SIZE, code, error_flags(code), retry_after_ms, message, <unsigned int>size)
     output_add_slice(output, connection, frame, HEADER_SIZE + body_size)
+
+
+cdef bint output_make_room(Output* output, Connection* connection, size_t size) noexcept nogil:
+    if connection.transport == NULL and connection.state == STATE_READY:
+        flush_socket(output, connection)
+    return connection.pending + size <= output.max_pending
 
 
 cdef void output_overflow(Output* output, Connection* connection) noexcept nogil:
@@ -242,7 +251,34 @@ cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
         shutdown(connection.descriptor, SHUT_WR)
 
 
+# It has caught up: tells where messages were left out. What comes after these frames is delivered again.
+cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil:
+    cdef:
+        Subscription* subscription = connection.subscriptions
+        uint8_t* frame
+    connection.congestion &= ~CONGESTION_BEHIND
+    while subscription != NULL:
+        if subscription.first_left_out:
+            frame = output_reserve(output, HEADER_SIZE + GAP_SIZE)
+            if frame == NULL:
+                return  # without memory the client sees the hole by the next message's prev
+            write_gap(
+                frame, subscription.channel.number, subscription.first_left_out - 1, subscription.channel.last_id
+            )
+            subscription.first_left_out = 0
+            output.counters.gaps += 1
+            output_add_slice(output, connection, frame, HEADER_SIZE + GAP_SIZE)
+        subscription = subscription.next
+
+
 cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
+    send_pending(output, connection)
+    if connection.congestion == CONGESTION_BEHIND and connection.pending == 0 and connection.state == STATE_READY:
+        tell_gaps(output, connection)
+        send_pending(output, connection)
+
+
+cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
     cdef ssize_t sent
     if connection.state == STATE_LOST:
         forget_slices(connection)
@@ -250,7 +286,7 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
     if connection.pending == 0:
         all_sent(output, connection)
         return
-    if connection.is_blocked:
+    if connection.congestion & CONGESTION_BLOCKED:
         if slices_to_backlog(connection) < 0:
             output_drop(output, connection, 0)
         return
@@ -273,7 +309,7 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
         output_drop(output, connection, 0)
         forget_slices(connection)
         return
-    connection.is_blocked = True
+    connection.congestion |= CONGESTION_BLOCKED
 
 
 cdef void flush_sockets(Output* output) noexcept nogil:

@@ -19,7 +19,7 @@ from chatcore_ext.inbound cimport handle_frame
 from chatcore_ext.output cimport (
     RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_mark_dirty, rearm,
 )
-from chatcore_ext.tables cimport STATE_CLOSING, STATE_LOST
+from chatcore_ext.tables cimport CONGESTION_BLOCKED, STATE_CLOSING, STATE_LOST
 from chatcore_ext.token_bucket cimport bucket_init, bucket_take
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -310,8 +310,8 @@ cdef void burst(HubState* hub) noexcept nogil:
             continue
         if events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             receive(hub, connection, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0)
-        if connection.is_blocked and events[i].events & EPOLLOUT:
-            connection.is_blocked = False
+        if connection.congestion & CONGESTION_BLOCKED and events[i].events & EPOLLOUT:
+            connection.congestion &= ~CONGESTION_BLOCKED
             output_mark_dirty(&hub.output, connection)
     flush_sockets(&hub.output)
 

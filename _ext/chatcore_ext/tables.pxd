@@ -22,6 +22,12 @@ cdef enum ConnectionState:
     STATE_LOST                 # the socket is of no use; the slot is freed at the end of the turn
 
 
+# Why a connection is not simply sent everything.
+cdef enum Congestion:
+    CONGESTION_BLOCKED = 1     # the kernel or transport has said that it takes no more for now
+    CONGESTION_BEHIND = 2      # messages are left out until all that is pending is out; then a GAP per channel tells
+
+
 # A timer that knows what it is part of: the wheel holds those of connections and of sessions.
 cdef struct Deadline:
     Timer timer                # first, so a pointer to one is a pointer to the other
@@ -46,7 +52,7 @@ cdef struct Connection:
     # The first cache line is all that a fan-out and its flush touch.
     unsigned char state
     unsigned char is_dirty     # is in the list of those with output
-    unsigned char is_blocked   # the kernel or transport has said that it takes no more for now
+    unsigned char congestion   # bits of Congestion
     unsigned char is_doomed    # is in the list of those to be put away at the end of the turn
     int descriptor             # -1: on a transport
     unsigned int pending       # bytes, backlog and slices
@@ -125,6 +131,7 @@ cdef struct Subscription:
     Subscription* next         # of the same connection
     Subscription* previous
     unsigned long long generation  # of the newest begin_join
+    unsigned long long first_left_out  # id of the first message that was left out since the last GAP; 0: none was
     unsigned int position      # in the channel's members, if joined
     unsigned short refusal     # what SEND is answered if it may not
     unsigned char is_joined    # otherwise a begin_join waits for its complete_join
@@ -143,6 +150,7 @@ cdef struct Channel:
     unsigned int capacity
     unsigned int n_pending     # subscriptions that are not joined (yet)
     unsigned int number
+    unsigned long long last_id  # of the last message while somebody here was in it; 0: none yet
     # Where this turn's frames of the channel lie; of no meaning in another turn.
     unsigned long long turn
     uint8_t* extent_end           # one past the last frame

@@ -19,6 +19,7 @@ class Turns:
         on_control: Callable[[bytes, int, int, bytes], None],
         max_frame_size: int = ...,
         max_pending_size: int = ...,
+        pause_pending_size: int | None = ...,
         max_connections: int = ...,
         max_channels_per_connection: int = ...,
         max_body_size: int = ...,
@@ -42,6 +43,8 @@ class Turns:
         `on_control(channel, offset, time, body)`: a control record, in log order.
         An exception of either callback comes out of `deliver`, after the rest of the batch has been delivered.
 
+        pause_pending_size: bytes unsent to a connection from which on messages and signals to it are left out, until
+        all is out; then a GAP for each channel says what was. None: half of max_pending_size.
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
         heartbeat_timeout_ms: time without a whole frame after which a connection is closed (heartbeat and grace
         together).
@@ -81,6 +84,9 @@ class Turns:
     def dirty(self) -> bool: ...
     @property
     def pending_output(self) -> int: ...  # bytes unsent, all connections: a drain waits for 0
+    def pending(self, connection: int) -> int:
+        """Bytes that wait to be sent to it."""
+
     def close(self) -> None: ...
     def advance_clock(self, milliseconds: int) -> None:
         """Shift the hub's monotonic clock forward, so that tests of deadlines need not wait. Takes effect at the next

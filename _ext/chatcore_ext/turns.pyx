@@ -35,7 +35,7 @@ from chatcore_ext.hub_state cimport Limits
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
     flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty, slices_to_backlog,
-    take_pending,
+    take_pending, tell_gaps,
 )
 from chatcore_ext.reactor cimport (
     Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
@@ -43,6 +43,7 @@ from chatcore_ext.reactor cimport (
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.tables cimport (
+    CONGESTION_BEHIND, CONGESTION_BLOCKED,
     STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
 )
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
@@ -77,7 +78,7 @@ cdef class Turns:
 
     def __init__(
         self, LogView view not None, *, on_direct, on_control,
-        max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE,
+        max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE, pause_pending_size=None,
         max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
@@ -116,6 +117,9 @@ cdef class Turns:
         )
         state.limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
         state.output.max_pending = limited(max_pending_size, "max_pending_size", 1)
+        state.output.pause_pending = state.output.max_pending // 2
+        if pause_pending_size is not None:
+            state.output.pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending_size)
         state.output.counters = &state.counters
         state.output.turn = 1
         self.view = view
@@ -275,6 +279,10 @@ cdef class Turns:
             if connection.state != STATE_FREE and connection.state != STATE_LOST:
                 pending += connection.pending
         return pending
+
+    def pending(self, unsigned long long connection):
+        cdef Connection* found = self.known(connection)
+        return found.pending if found != NULL else 0
 
     def close(self):
         cdef unsigned int i
@@ -464,8 +472,11 @@ cdef class Turns:
         cdef Connection* paused = connection_of(&self.state.connections, connection)
         if paused == NULL:
             return
-        paused.is_blocked = not writable
-        if writable and paused.pending:
+        if writable:
+            paused.congestion &= ~CONGESTION_BLOCKED
+        else:
+            paused.congestion |= CONGESTION_BLOCKED
+        if writable and (paused.pending or paused.congestion):
             output_mark_dirty(&self.state.output, paused)
 
     cdef int flush_transport(self, Connection* connection) except -1:
@@ -474,11 +485,13 @@ cdef class Turns:
             bytes pending
         if connection.state == STATE_LOST or connection.transport == NULL:
             return 0
-        if connection.is_blocked and connection.state != STATE_CLOSING:
+        if connection.congestion & CONGESTION_BLOCKED and connection.state != STATE_CLOSING:
             if slices_to_backlog(connection) < 0:
                 output_drop(&self.state.output, connection, ERROR_OVERLOADED)
             return 0
         transport = <object>connection.transport
+        if connection.congestion & CONGESTION_BEHIND and connection.state == STATE_READY:
+            tell_gaps(&self.state.output, connection)
         pending = take_pending(connection)
         try:
             if pending:

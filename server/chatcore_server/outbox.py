@@ -3,6 +3,7 @@
 Everything that appends output outside the hub's own turn goes through here or calls `wake`. Decides nothing.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -11,6 +12,9 @@ from chatcore.errors import ChatError
 from chatcore.operations import EventBody, encode_body
 from chatcore_ext.hub import Hub
 from chatcore_server.backends import BackendUnavailable
+
+_LARGE = 4096  # bytes of an answer; smaller ones never wait, so `join` answers in its turn
+_LOOK_AGAIN_S = 0.01
 
 
 class Outbox:
@@ -22,6 +26,19 @@ class Outbox:
 
     def reply(self, connection: int, request_id: int, body: Struct) -> None:
         self._hub.reply(connection, request_id, encode_body(body))
+        self.wake()
+
+    async def reply_in_time(self, connection: int, request_id: int, body: Struct, most_pending: int) -> None:
+        """As `reply`. A large answer waits until no more than `most_pending` bytes are unsent with it: who asks for
+        much at once gets it as fast as it reads, and is no slow receiver for that.
+        """
+        encoded = encode_body(body)
+        while len(encoded) > _LARGE and (pending := self._hub.pending(connection)):
+            if pending + len(encoded) <= most_pending:
+                break
+            self.wake()
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._hub.reply(connection, request_id, encoded)
         self.wake()
 
     def fail(self, connection: int, request_id: int, error: ChatError | BackendUnavailable) -> None:

@@ -108,7 +108,8 @@ class Requests:
             outbox.fail(caller.connection, caller.request_id, ChatError(code=ErrorCode.ERROR_INTERNAL))
         else:
             if reply is not None:
-                outbox.reply(caller.connection, caller.request_id, reply)
+                most = self._context.settings.limits.pause_bytes
+                await outbox.reply_in_time(caller.connection, caller.request_id, reply, most)
 
     @property
     def n_under_way(self) -> int:

@@ -48,7 +48,8 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     frame_bytes: int = constants.DEFAULT_MAX_FRAME_SIZE
     body_bytes: int = 4_000  # of a message: a little less than a frame holds, so that most that are over it are told so
-    pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE
+    pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE  # unsent to one client, then it is closed
+    pause_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE // 2  # unsent, then messages wait until all is out (GAP)
     connections: int = constants.DEFAULT_MAX_CONNECTIONS
     half_open: int = constants.DEFAULT_MAX_HALF_OPEN  # of these: before WELCOME
     connections_per_address: int = constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
@@ -237,10 +238,10 @@ def _check_ranges(table: msgspec.Struct, path: str) -> None:
     if isinstance(table, LimitSettings):
         if table.frame_bytes < 256:
             raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
-        if table.pending_bytes < 4 * max(table.frame_bytes, table.sync_bytes):
-            raise SettingsError(
-                "limits.pending_bytes must be at least four times limits.frame_bytes and limits.sync_bytes"
-            )
+        if table.pause_bytes < max(table.frame_bytes, table.sync_bytes):
+            raise SettingsError("limits.pause_bytes must be at least limits.frame_bytes and limits.sync_bytes")
+        if table.pending_bytes < 2 * table.pause_bytes:
+            raise SettingsError("limits.pending_bytes must be at least twice limits.pause_bytes")
         _check_networks("limits.unlimited_addresses", table.unlimited_addresses)
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 from chatcore.errors import AlreadyExists, Blocked, ChatError, ListFull, NotAllowed
+from chatcore.events import ConnectionClosed
 from chatcore.operations import ClosedEvent, Operation
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
@@ -169,3 +171,34 @@ async def test_the_name_of_an_ended_group_does_not_open_its_history(server: Loca
             await player.client.create_group("group:g")
     with pytest.raises(ChatError):
         await eve.client.history("group:g")
+
+
+async def test_a_legal_burst_harms_nobody(server: LocalServer, open_raw: OpenRaw) -> None:
+    """What one client may send at once is more than is kept for a receiver."""
+    listeners = [await server.login(f"p{i}") for i in range(8)]
+    for each in listeners:
+        await each.client.join("room:x")
+    loud: RawClient = await open_raw(server)
+    welcome = await loud.login(token=server.token("loud"), channels={"room:x": 0})
+    number = welcome["channels"]["room:x"][0]
+    for seq in range(1, 129):
+        loud.send(seq, number, b"%04d" % seq + bytes(3900))
+    assert [(await loud.ack())[0] for _ in range(128)] == list(range(1, 129))
+    for each in listeners:
+        await until(partial(lambda each: len(each.messages("room:x")) == 128, each))
+        assert [int(message.body[:4]) for message in each.messages("room:x")] == list(range(1, 129))
+        assert not each.told(ConnectionClosed)
+
+
+async def test_many_large_answers_at_once_are_no_overflow(server: LocalServer, open_raw: OpenRaw) -> None:
+    writer = await server.login("writer")
+    rooms = [f"room:{i}" for i in range(12)]
+    for room in rooms:
+        await writer.client.join(room)
+        await asyncio.gather(*(writer.client.send(room, bytes(3900)) for _ in range(15)))
+    reader: RawClient = await open_raw(server)
+    await reader.login(token=server.token("reader"))
+    wanted = {reader.ask(Operation.SYNC, channel=room): room for room in rooms}
+    answers = dict([await reader.answer() for _ in rooms])
+    assert answers.keys() == wanted.keys()
+    assert all(isinstance(answer, dict) and len(answer["entries"]) == 15 for answer in answers.values())
