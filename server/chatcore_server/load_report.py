@@ -192,8 +192,8 @@ def _notes(report: LoadReport) -> list[str]:
         notes.append(
             f"{report.refused['rate_limited']} sends were refused with rate_limited: this load sends"
             f" {per_connection:.3g}/s per connection, and a connection pauses when it is told to. Use more"
-            " --connections or a lower --rate, or raise the server's limits.frames_per_second and limits.player_frames_per_second (and"
-            " their bursts)"
+            " --connections or a lower --rate, or raise the server's limits.frames_per_second and"
+            " limits.player_frames_per_second (and their bursts)"
         )
     if report.refused.get("overloaded"):
         notes.append("the server was overloaded: its log took less than --rate. Lower it")
