@@ -10,11 +10,13 @@ from msgspec import Struct
 
 from chatcore.errors import ChatError
 from chatcore.operations import EventBody, encode_body
+from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.hub import Hub
 from chatcore_server.backends import BackendUnavailable
 
 _LARGE = 4096  # bytes of an answer; smaller ones never wait, so `join` answers in its turn
 _LOOK_AGAIN_S = 0.01
+_UNREAD_S = 5.0  # nothing taken for so long while a large answer waits: it does not read, and the answer is let go
 
 
 class Outbox:
@@ -30,16 +32,26 @@ class Outbox:
 
     async def reply_in_time(self, connection: int, request_id: int, body: Struct, most_pending: int) -> None:
         """As `reply`. A large answer waits until no more than `most_pending` bytes are unsent with it: who asks for
-        much at once gets it as fast as it reads, and is no slow receiver for that.
+        much at once gets it as fast as it reads. Who takes nothing at all is closed with `slow_receiver`.
         """
         encoded = encode_body(body)
-        while len(encoded) > _LARGE and (pending := self._hub.pending(connection)):
-            if pending + len(encoded) <= most_pending:
-                break
-            self.wake()
-            await asyncio.sleep(_LOOK_AGAIN_S)
+        if len(encoded) > _LARGE and not await self._wait_for_room(connection, most_pending - len(encoded)):
+            self._hub.close_connection(connection, ErrorCode.ERROR_SLOW_RECEIVER)
         self._hub.reply(connection, request_id, encoded)
         self.wake()
+
+    async def _wait_for_room(self, connection: int, most_pending: int) -> bool:
+        """False if nothing was taken for too long. A connection that ends meanwhile has nothing pending."""
+        loop = asyncio.get_running_loop()
+        least, since = self._hub.pending(connection), loop.time()
+        while (pending := self._hub.pending(connection)) > max(0, most_pending):
+            if pending < least:
+                least, since = pending, loop.time()
+            elif loop.time() - since > _UNREAD_S:
+                return False
+            self.wake()
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return True
 
     def fail(self, connection: int, request_id: int, error: ChatError | BackendUnavailable) -> None:
         self._hub.fail(connection, request_id, error.code, text_of(error), error.retry_after_ms)
