@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# With it, Cython 3 refuses `self.count += 1` where there is no GIL, and every argument here is `self` or a C value.
 """The connections of a load, without the GIL; load_sockets.pxd says how they are driven.
 
 Never opens a socket, never logs in and never decides when a run ends: Python does (load_clients.pyx).
