@@ -1,10 +1,9 @@
-# cython: nonecheck=False
-# With it, Cython 3 refuses `self.count += 1` where there is no GIL, and every argument here is `self` or a C value.
 """The connections of a load, without the GIL; load_sockets.pxd says how they are driven.
 
 Never opens a socket, never logs in and never decides when a run ends: Python does (load_clients.pyx).
 """
 
+cimport cython
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EPROTO, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
@@ -75,6 +74,8 @@ cdef bint is_idle_talk(const Frame* frame) noexcept nogil:
     ) == 0
 
 
+# Where None is looked for, Cython 3 refuses `self.count += 1` without the GIL; here all is `self` or a C value.
+@cython.nonecheck(False)
 cdef class LoadSockets(LoadChecker):
 
     # ---- Connections -------------------------------------------------------------------------------------------------
