@@ -24,7 +24,7 @@ from support.servers import LocalServer
 pytestmark = pytest.mark.asyncio
 
 Start = Callable[..., LocalServer]
-N_HALF_OPEN = 2_000  # the 10,000 at a scale that a test can afford: the limit is as much smaller
+N_HALF_OPEN = 2_000  # ten thousand have a test of their own: test_hostile_beside_a_thousand.py
 
 
 @pytest_asyncio.fixture

@@ -379,19 +379,19 @@ async def test_hostile_requests(server: LocalServer) -> None:
     )
 
 
+FLOODS: list[Row] = [
+    (joins_of_10_000_channels, "closed_rate_limited"),
+    (flood_of_pings, "closed_rate_limited"),
+    (flood_of_sends_to_nowhere, "closed_rate_limited"),
+    (receiver_that_never_reads, "closed_slow_receiver"),
+]
+
+
 async def test_hostile_floods(tmp_path: Path) -> None:
     # Each by the same player, whose limits must not be used up by the flood before.
     plenty = {"player_frames_per_second": 100_000, "player_frame_burst": 100_000, "heartbeat_ms": 30_000}
     server = LocalServer(tmp_path / "data", {"limits": {**LIMITS, **plenty}}).start()
     try:
-        await run_table(
-            server,
-            [
-                (joins_of_10_000_channels, "closed_rate_limited"),
-                (flood_of_pings, "closed_rate_limited"),
-                (flood_of_sends_to_nowhere, "closed_rate_limited"),
-                (receiver_that_never_reads, "closed_slow_receiver"),
-            ],
-        )
+        await run_table(server, FLOODS)
     finally:
         await server.stop()
