@@ -39,7 +39,8 @@ def serve(
     from chatcore_server.logging import configure_logging
     from chatcore_server.serve import ServeError
     from chatcore_server.serve import serve as run
-    from chatcore_server.settings import SettingsError, load_settings, read_config
+    from chatcore_server.settings import SettingsError
+    from chatcore_server.settings_layers import load_settings, read_config
 
     configure_logging()
     flags = {"host": host, "port": port, "http_port": http_port, "data": None if data is None else str(data)}

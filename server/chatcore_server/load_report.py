@@ -200,7 +200,7 @@ def _notes(report: LoadReport) -> list[str]:
     if report.closed.get("slow_receiver"):
         notes.append(
             "the server closed connections as slow receivers: this tool did not read fast enough (use --processes), or"
-            " limits.pending_bytes is small for the load"
+            " limits.pending_size is small for the load"
         )
     if report.unsent:
         notes.append(f"{report.unsent} messages came due and were never sent: the server did not answer fast enough")

@@ -1,85 +1,128 @@
-"""The server's settings: what may be chosen, the defaults, and how file and flags are laid over them.
+"""The server's settings: every one with its default, its range, its description and when a change takes effect.
 
-Each Struct is a table of the configuration file. Durations are in ms and sizes in bytes, as the names say. Never opens
-a socket or a key; the environment and live reload are layers that come later (`load_settings` takes any number of
-them).
+Each Table is a table of the configuration file. In the file values carry their units; the fields are whole
+milliseconds (`_ms`) and bytes (`_bytes`). Where the values come from is settings_layers.py's. Never opens a socket or
+a key.
 """
 
-import re
-import tomllib
-from collections.abc import Mapping
-from ipaddress import ip_network
-from pathlib import Path
-from typing import Literal
-
-import msgspec
+from typing import Annotated, Literal
 
 from chatcore_ext import constants
 from chatcore_server.embedded.settings import EmbeddedSettings
+from chatcore_server.setting import Choice, Count, Duration, Networks, Size, Switch, Table, Text, Texts
+
+_MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
+_MAX_PORT = 65_535
 
 
 class SettingsError(Exception):
     """A setting is unknown, of the wrong type or out of range. The text names the key and what it must be."""
 
 
-class AuthenticationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AuthenticationSettings(Table, frozen=True, kw_only=True):
     """Who signs the players' tokens. Neither key: a development secret in the data folder, on loopback only."""
 
-    secret_file: str = ""  # HS256: at least 32 bytes, as they are (a newline at the end is cut off)
-    public_key_file: str = ""  # EdDSA: an Ed25519 public key in PEM
+    secret_file: Annotated[str, Text(about="HS256: a file with at least 32 random bytes.")] = ""
+    public_key_file: Annotated[str, Text(about="EdDSA: an Ed25519 public key in PEM.")] = ""
 
     @property
     def is_configured(self) -> bool:
         return bool(self.secret_file or self.public_key_file)
 
 
-class SessionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SessionSettings(Table, frozen=True, kw_only=True):
     """A player's devices."""
 
-    sessions_per_player: int = 8
-    # "refuse": the new login fails; "newest_wins": the oldest session ends. A session without a connection gives way
-    # first.
-    on_excess: Literal["refuse", "newest_wins"] = "refuse"
-    resume_grace_ms: int = constants.DEFAULT_RESUME_GRACE_MS
+    sessions_per_player: Annotated[int, Count(about="Devices of one player that are logged in.")] = 8
+    on_excess: Annotated[
+        Literal["refuse", "newest_wins"],
+        Choice(
+            about='"refuse": the new login fails; "newest_wins": the oldest session ends. One without a connection'
+            " gives way first."
+        ),
+    ] = "refuse"
+    resume_grace_ms: Annotated[
+        int, Duration(lowest=0, about="A player without a connection stays online this long.")
+    ] = constants.DEFAULT_RESUME_GRACE_MS
 
 
-class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client may cost."""
+class LimitSettings(Table, frozen=True, kw_only=True):
+    """What one client, one player, one address may cost. docs/limits.md tells what happens beyond it."""
 
-    frame_bytes: int = constants.DEFAULT_MAX_FRAME_SIZE
-    body_bytes: int = 4_000  # of a message: a little less than a frame holds, so that most that are over it are told so
-    pending_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE  # unsent to one client, then it is closed
-    pause_bytes: int = constants.DEFAULT_MAX_PENDING_SIZE // 2  # unsent, then messages wait until all is out (GAP)
-    connections: int = constants.DEFAULT_MAX_CONNECTIONS
-    half_open: int = constants.DEFAULT_MAX_HALF_OPEN  # of these: before WELCOME
-    connections_per_address: int = constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
-    accepts_per_second: int = constants.DEFAULT_ACCEPTS_PER_SECOND  # of one address
-    accept_burst: int = constants.DEFAULT_ACCEPT_BURST
-    failed_logins_per_second: int = 1  # of one address: hopeless for guessing, and players' clients stop by themselves
-    failed_login_burst: int = 100  # a carrier's address at the moment when a game's tokens expire
-    # Networks for whose addresses the five limits above do not hold: load tests, load balancers without PROXY headers.
-    unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    channels: int = constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
-    room_members: int = 100_000  # connections in one room
-    frames_per_second: int = constants.DEFAULT_FRAMES_PER_SECOND
-    frame_burst: int = constants.DEFAULT_FRAME_BURST
-    player_frames_per_second: int = 3 * constants.DEFAULT_FRAMES_PER_SECOND  # all devices of a player together
-    player_frame_burst: int = 3 * constants.DEFAULT_FRAME_BURST
-    player_bytes_per_second: int = 0  # 0: BYTES_PER_FRAME for each of these frames
-    player_byte_burst: int = 0
-    joins_per_second: int = 50  # of one player
-    join_burst: int = 1_000  # a player with a few devices, all of which join what they can
-    hello_timeout_ms: int = constants.DEFAULT_HELLO_TIMEOUT_MS
-    heartbeat_ms: int = constants.DEFAULT_HEARTBEAT_MS
-    heartbeat_grace_ms: int = constants.DEFAULT_HEARTBEAT_GRACE_MS
-    sync_bytes: int = (
-        65_536  # message bytes in one answer to `sync`: a quarter of pending_bytes, so that it always fits
+    frame_bytes: Annotated[
+        # At least a HELLO with a token has to fit.
+        int,
+        Size(lowest=256, highest=constants.MAX_BODY_LENGTH, about="Inbound frame; whoever sends more is closed."),
+    ] = constants.DEFAULT_MAX_FRAME_SIZE
+    body_bytes: Annotated[
+        int, Size(about="Of a message; more is refused. A little less than a frame holds, so that most are told so.")
+    ] = 4_000
+    pending_bytes: Annotated[
+        int, Size(about="Unsent to one client, then it is cut off. At least twice pause_size.")
+    ] = constants.DEFAULT_MAX_PENDING_SIZE
+    pause_bytes: Annotated[
+        int, Size(about="Unsent to one client, then messages are left out until it has caught up (GAP).")
+    ] = constants.DEFAULT_MAX_PENDING_SIZE // 2
+    connections: Annotated[int, Count(about="Connections in all.")] = constants.DEFAULT_MAX_CONNECTIONS
+    half_open: Annotated[
+        int, Count(about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")
+    ] = constants.DEFAULT_MAX_HALF_OPEN
+    connections_per_address: Annotated[int, Count(about="Connections of one IPv4 address, or one /64 of IPv6.")] = (
+        constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
     )
-    requests_under_way: int = 512  # of one connection: a client that joins all its channels at once, and then some
-    conversations: int = 256  # in WELCOME and in the answer to `conversations`
-    members: int = 1_000  # in the answer to `members`
-    blocks: int = 1_000  # that a player may have: they are looked up at each login
-    friends: int = 1_000  # that a player may have: each is told of the player's comings and goings
+    accepts_per_second: Annotated[int, Count(about="New connections of one address, in the long run.")] = (
+        constants.DEFAULT_ACCEPTS_PER_SECOND
+    )
+    accept_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = constants.DEFAULT_ACCEPT_BURST
+    # One is hopeless for guessing, and players' clients stop by themselves.
+    failed_logins_per_second: Annotated[
+        int, Count(about="Failed logins of one address; with more it is refused before its token is looked at.")
+    ] = 1
+    # A carrier's address at the moment when a game's tokens expire.
+    failed_login_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 100
+    unlimited_addresses: Annotated[
+        tuple[str, ...],
+        Networks(
+            about="Networks for which the five limits above do not hold: load tests, load balancers that send no PROXY"
+            " header."
+        ),
+    ] = ("127.0.0.0/8", "::1/128")
+    channels: Annotated[int, Count(about="Channels that one connection is in.")] = (
+        constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
+    )
+    room_members: Annotated[int, Count(about="Connections in one room.")] = 100_000
+    frames_per_second: Annotated[int, Count(about="Frames of one connection, in the long run.")] = (
+        constants.DEFAULT_FRAMES_PER_SECOND
+    )
+    frame_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = constants.DEFAULT_FRAME_BURST
+    player_frames_per_second: Annotated[
+        int, Count(about="Frames of all devices of a player together; at least that of one.")
+    ] = 3 * constants.DEFAULT_FRAMES_PER_SECOND
+    player_frame_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = (
+        3 * constants.DEFAULT_FRAME_BURST
+    )
+    player_bytes_per_second: Annotated[
+        int, Size(lowest=0, about="Bytes of all devices of a player together; 0: 1KiB for each of these frames.")
+    ] = 0
+    player_byte_burst: Annotated[int, Size(lowest=0, highest=_MAX_BURST, about="And at once; 0: as above.")] = 0
+    joins_per_second: Annotated[int, Count(about="Joins of one player, in the long run.")] = 50
+    # A player with a few devices, all of which join what they can.
+    join_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 1_000
+    hello_timeout_ms: Annotated[int, Duration(about="From accept to HELLO.")] = constants.DEFAULT_HELLO_TIMEOUT_MS
+    heartbeat_ms: Annotated[int, Duration(about="How often a client has to send something; it is told so.")] = (
+        constants.DEFAULT_HEARTBEAT_MS
+    )
+    heartbeat_grace_ms: Annotated[
+        int, Duration(about="Added to the heartbeat before a silent connection is closed.")
+    ] = constants.DEFAULT_HEARTBEAT_GRACE_MS
+    # A quarter of pending_size, so that it always fits.
+    sync_bytes: Annotated[int, Size(about="Messages in one answer to `sync`; at most pause_size.")] = 65_536
+    # A client that joins all its channels at once, and then some.
+    requests_under_way: Annotated[int, Count(about="Unanswered requests of one connection.")] = 512
+    conversations: Annotated[int, Count(about="In WELCOME and in the answer to `conversations`.")] = 256
+    members: Annotated[int, Count(about="In the answer to `members`.")] = 1_000
+    blocks: Annotated[int, Count(about="Of one player: they are looked up at each login.")] = 1_000
+    friends: Annotated[int, Count(about="Of one player: each is told of the player's comings and goings.")] = 1_000
 
     @property
     def largest_body(self) -> int:
@@ -87,63 +130,83 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return min(self.body_bytes, self.frame_bytes - constants.SEND_PREFIX_SIZE)
 
 
-class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every reader of the message log must agree on."""
+class LogSettings(Table, frozen=True, kw_only=True):
+    """The message log: what all its readers must agree on."""
 
-    replay_window_ms: int = constants.DEFAULT_REPLAY_WINDOW_MS
-    chain_idle_ms: int = constants.DEFAULT_CHAIN_IDLE_MS
-    heads: int = constants.DEFAULT_MAX_HEADS
-
-
-class DrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the server stops when it is asked to."""
-
-    deadline_ms: int = 10_000  # then the process ends, whatever is under way
-    goaway_ms: int = 1_000  # how long clients may go on sending after GOAWAY
-    reconnect_window_ms: int = 2_000  # clients spread their reconnecting over this
+    replay_window_ms: Annotated[
+        int, Duration(about="A resend is recognised this long, and a ticket works for four fifths of it.")
+    ] = constants.DEFAULT_REPLAY_WINDOW_MS
+    chain_idle_ms: Annotated[int, Duration(about="A channel silent for longer starts a new chain of hashes.")] = (
+        constants.DEFAULT_CHAIN_IDLE_MS
+    )
+    heads: Annotated[int, Count(about="Channels whose last id is kept in memory, 200 bytes each.")] = (
+        constants.DEFAULT_MAX_HEADS
+    )
 
 
-class TlsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DrainSettings(Table, frozen=True, kw_only=True):
+    """How the server stops after SIGTERM or SIGINT."""
+
+    deadline_ms: Annotated[int, Duration(about="Then the process ends, whatever is under way.")] = 10_000
+    goaway_ms: Annotated[int, Duration(lowest=0, about="Clients may go on sending this long after GOAWAY.")] = 1_000
+    reconnect_window_ms: Annotated[int, Duration(lowest=0, about="Clients spread their reconnecting over this.")] = (
+        2_000
+    )
+
+
+class TlsSettings(Table, frozen=True, kw_only=True):
     """The door for clients that encrypt (TLS 1.2 and 1.3), and the certificate of all doors that do."""
 
-    enabled: bool = False
-    port: int = 7443
-    certificate_file: str = ""  # PEM: the certificate, then those between it and the root
-    key_file: str = ""  # PEM, without a password; empty: it is in certificate_file
-    # Who signs the clients' own certificates, PEM; and whether they must have one.
-    client_ca_file: str = ""
-    client_certificates: Literal["none", "optional", "required"] = "none"
+    enabled: Annotated[bool, Switch(about="Whether this door is open.")] = False
+    port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one.")] = 7443
+    certificate_file: Annotated[
+        str,
+        Text(about="PEM: the certificate, then those between it and the root. Read again when the file changes."),
+    ] = ""
+    key_file: Annotated[str, Text(about="PEM, without a password; empty: it is in certificate_file.")] = ""
+    client_ca_file: Annotated[str, Text(about="PEM: who signs the clients' own certificates.")] = ""
+    client_certificates: Annotated[
+        Literal["none", "optional", "required"], Choice(about="Whether clients must have one.")
+    ] = "none"
 
 
-class WebSocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WebSocketSettings(Table, frozen=True, kw_only=True):
     """The door for browsers (RFC 6455)."""
 
-    enabled: bool = False
-    port: int = 7444
-    tls: bool = False  # with the certificate under [tls]
-    path: str = "/"
-    # Of the pages whose scripts may connect, as "https://game.example"; "*" = all. A client that is no browser names
-    # none and is let in.
-    origins: tuple[str, ...] = ()
+    enabled: Annotated[bool, Switch(about="Whether this door is open.")] = False
+    port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one.")] = 7444
+    tls: Annotated[bool, Switch(about="With the certificate under [tls], whether that door is open or not.")] = False
+    path: Annotated[str, Text(about="Of the URL; anything else is not found.")] = "/"
+    # A client that is no browser names no page and is let in.
+    origins: Annotated[
+        tuple[str, ...],
+        Texts(about='Pages whose scripts may connect, as "https://game.example"; "*" = all.'),
+    ] = ()
 
 
-class ProxyProtocolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProxyProtocolSettings(Table, frozen=True, kw_only=True):
     """Load balancers that say before each connection whose it is (PROXY protocol, version 2), on all doors."""
 
-    trusted: tuple[str, ...] = ()  # networks of the balancers; if there are any, nobody else may connect
+    trusted: Annotated[
+        tuple[str, ...],
+        Networks(about="The balancers' addresses or networks; if there are any, nobody else may connect."),
+    ] = ()
 
 
-class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServerSettings(Table, frozen=True, kw_only=True):
     """Everything. The defaults are a complete chat server on this machine alone."""
 
-    host: str = "127.0.0.1"
-    port: int = 7400
-    http_host: str = "127.0.0.1"
-    http_port: int = 7480
-    data: str = "data"
-    # "epoll": the server's own sockets. "transport": uvloop's, as TLS and WebSocket need it; slower, otherwise the
-    # same.
-    engine: Literal["epoll", "transport"] = "epoll"
+    host: Annotated[str, Text(about="Beyond loopback only with a key under [authentication].")] = "127.0.0.1"
+    port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one; the ready line tells which.")] = (
+        7400
+    )
+    http_host: Annotated[str, Text(about="/healthz and /readyz.")] = "127.0.0.1"
+    http_port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one.")] = 7480
+    data: Annotated[str, Text(about="The data folder: log, history, secret. One server at a time.")] = "data"
+    engine: Annotated[
+        Literal["epoll", "transport"],
+        Choice(about='"transport": uvloop\'s own sockets, for comparison; slower, otherwise the same.'),
+    ] = "epoll"
     authentication: AuthenticationSettings = AuthenticationSettings()
     sessions: SessionSettings = SessionSettings()
     limits: LimitSettings = LimitSettings()
@@ -162,109 +225,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.log.replay_window_ms * 4 // 5
 
 
-_ZERO_ALLOWED = {
-    "port",
-    "http_port",
-    "resume_grace_ms",
-    "goaway_ms",
-    "reconnect_window_ms",
-    "player_bytes_per_second",
-    "player_byte_burst",
-}
-_MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
-_HIGHEST = {"port": 65_535, "http_port": 65_535, "frame_bytes": constants.MAX_BODY_LENGTH}
-_LOG_FIELDS = ("replay_window_ms", "chain_idle_ms")
-
-
-def load_settings(*layers: Mapping[str, object]) -> ServerSettings:
-    """The defaults with each layer laid over the one before, table by table. Raises SettingsError."""
-    merged: dict[str, object] = {}
-    for layer in layers:
-        merged = _laid_over(merged, layer)
-    embedded = merged.get("embedded")
-    for name in _LOG_FIELDS:
-        if isinstance(embedded, Mapping) and name in embedded:
-            raise SettingsError(f"embedded.{name} is set once for all readers: as log.{name}")
-    try:
-        settings = msgspec.convert(merged, ServerSettings)
-        agreed = {name: getattr(settings.log, name) for name in _LOG_FIELDS}
-        settings = msgspec.structs.replace(settings, embedded=msgspec.structs.replace(settings.embedded, **agreed))
-    except ValueError as error:  # msgspec.ValidationError is one
-        raise SettingsError(_readable(str(error))) from None
-    _check_ranges(settings, "")
-    return settings
-
-
-def read_config(path: Path) -> dict[str, object]:
-    """The configuration file as a layer. Raises SettingsError if it cannot be read or is not TOML."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from None
-
-
-def _laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _laid_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _readable(message: str) -> str:
-    """msgspec's "... unknown field `x` - at `$.limits`" as "unknown setting limits.x"."""
-    text, _, place = message.partition(" - at `$")
-    table = place.rstrip("`").removeprefix(".")
-    unknown = re.search(r"unknown field `(.+)`", text)
-    if unknown:
-        return f"unknown setting {table + '.' if table else ''}{unknown.group(1)}"
-    return f"{table}: {text}" if table else text
-
-
-def _check_ranges(table: msgspec.Struct, path: str) -> None:
-    for name in table.__struct_fields__:
-        value = getattr(table, name)
-        if isinstance(value, msgspec.Struct):
-            _check_ranges(value, f"{path}{name}.")
-        elif type(value) is int and not path.startswith("embedded."):  # that table checks itself
-            lowest = 0 if name in _ZERO_ALLOWED else 1
-            highest = _HIGHEST.get(name) or _highest_of(name)
-            if not lowest <= value <= highest:
-                raise SettingsError(f"{path}{name} must be {lowest} to {highest}, not {value}")
-    if isinstance(table, ServerSettings):
-        _check_doors(table)
-    if isinstance(table, LimitSettings):
-        if table.frame_bytes < 256:
-            raise SettingsError("limits.frame_bytes must be at least 256: a HELLO with a token has to fit")
-        if table.pause_bytes < max(table.frame_bytes, table.sync_bytes):
-            raise SettingsError("limits.pause_bytes must be at least limits.frame_bytes and limits.sync_bytes")
-        if table.pending_bytes < 2 * table.pause_bytes:
-            raise SettingsError("limits.pending_bytes must be at least twice limits.pause_bytes")
-        _check_networks("limits.unlimited_addresses", table.unlimited_addresses)
-
-
-def _highest_of(name: str) -> int:
-    if name.endswith("_burst"):
-        return _MAX_BURST
-    return (1 << 53) - 1 if name.endswith("_ms") else (1 << 31) - 1
-
-
-def _check_networks(key: str, networks: tuple[str, ...]) -> None:
-    for network in networks:
-        try:
-            ip_network(network)
-        except ValueError as problem:
-            raise SettingsError(f"{key} must be addresses or networks: {problem}") from None
-
-
-def _check_doors(settings: ServerSettings) -> None:
-    tls, websocket = settings.tls, settings.websocket
+def check(settings: ServerSettings) -> None:
+    """What concerns more than one setting. Raises SettingsError."""
+    limits, tls, websocket = settings.limits, settings.tls, settings.websocket
+    if limits.pause_bytes < max(limits.frame_bytes, limits.sync_bytes):
+        raise SettingsError("limits.pause_size must be at least limits.frame_size and limits.sync_size")
+    if limits.pending_bytes < 2 * limits.pause_bytes:
+        raise SettingsError("limits.pending_size must be at least twice limits.pause_size")
     if not tls.certificate_file and (tls.enabled or (websocket.enabled and websocket.tls)):
         raise SettingsError("tls.certificate_file must name the server's certificate: a door is to be encrypted")
     if tls.client_certificates != "none" and not tls.client_ca_file:
         raise SettingsError("tls.client_ca_file must name who signs the clients' certificates, or ask for none")
     if not websocket.path.startswith("/") or "?" in websocket.path:
         raise SettingsError(f"websocket.path must begin with a slash and have no '?', unlike {websocket.path}")
-    _check_networks("proxy_protocol.trusted", settings.proxy_protocol.trusted)

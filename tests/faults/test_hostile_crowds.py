@@ -65,7 +65,7 @@ async def open_half(server: LocalServer, n: int) -> list[asyncio.StreamWriter]:
 
 @pytest.mark.parametrize("limit", [{"half_open": 500}, {"connections": 600}])
 async def test_half_open_connections_take_nobodys_place(start_server: Start, limit: dict[str, int]) -> None:
-    server = start_server(hello_timeout_ms=60_000, **limit)
+    server = start_server(hello_timeout="1m", **limit)
     neighbours = await Neighbours(server).start()
     silent = await open_half(server, N_HALF_OPEN)
     await until(lambda: server.counted("half_open_gave_way") >= N_HALF_OPEN - 600)

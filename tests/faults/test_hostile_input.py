@@ -30,7 +30,7 @@ from support.servers import LocalServer
 
 pytestmark = pytest.mark.asyncio
 
-LIMITS = {"hello_timeout_ms": 400, "heartbeat_ms": 500, "heartbeat_grace_ms": 300}
+LIMITS = {"hello_timeout": "400ms", "heartbeat": "500ms", "heartbeat_grace": "300ms"}
 Attack = Callable[["Attacker"], Awaitable[None]]
 # What is done, and the counter that tells of it.
 Row = tuple[Attack, str]
@@ -389,7 +389,7 @@ FLOODS: list[Row] = [
 
 async def test_hostile_floods(tmp_path: Path) -> None:
     # Each by the same player, whose limits must not be used up by the flood before.
-    plenty = {"player_frames_per_second": 100_000, "player_frame_burst": 100_000, "heartbeat_ms": 30_000}
+    plenty = {"player_frames_per_second": 100_000, "player_frame_burst": 100_000, "heartbeat": "30s"}
     server = LocalServer(tmp_path / "data", {"limits": {**LIMITS, **plenty}}).start()
     try:
         await run_table(server, FLOODS)

@@ -110,7 +110,7 @@ async def test_a_damaged_database_file(make_server: MakeServer) -> None:
 
 
 async def test_a_disk_that_is_full_for_a_while(make_server: MakeServer) -> None:
-    server = make_server(config="[embedded]\nretry_ms = 20\n")
+    server = make_server(config="[embedded]\nretry = '20ms'\n")
     await server.start()
     ann, bob = [await player(server.port, server.token(name)).start() for name in ("ann", "bob")]
     for each in (ann, bob):

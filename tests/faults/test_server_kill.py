@@ -158,7 +158,7 @@ async def test_drained_under_load(make_server: MakeServer) -> None:
 
 
 async def test_a_second_signal_ends_it_at_once(make_server: MakeServer) -> None:
-    server = make_server(config="[drain]\ngoaway_ms = 20000\ndeadline_ms = 60000\n")
+    server = make_server(config="[drain]\ngoaway = '20s'\ndeadline = '1m'\n")
     await server.start()
     someone = player(server.port, server.token("ann"))
     await someone.start()
@@ -171,7 +171,7 @@ async def test_a_second_signal_ends_it_at_once(make_server: MakeServer) -> None:
 
 async def test_the_deadline_holds_even_if_the_disk_does_not_answer(make_server: MakeServer) -> None:
     """Another process holds the database's write lock, so that the writer's thread waits in the middle of a commit."""
-    server = make_server(config=CONFIG + "[drain]\ndeadline_ms = 700\ngoaway_ms = 100\n")
+    server = make_server(config=CONFIG + "[drain]\ndeadline = '700ms'\ngoaway = '100ms'\n")
     await server.start()
     ann = await player(server.port, server.token("ann")).start()
     await ann.client.join(ROOM)

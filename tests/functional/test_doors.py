@@ -84,7 +84,7 @@ async def test_messages_go_from_door_to_door(make_server: MakeServer, tmp_path: 
 
 
 async def test_a_drain_reaches_all_doors(make_server: MakeServer, tmp_path: Path) -> None:
-    server = make_server(config=all_doors(tmp_path) + "[drain]\ngoaway_ms = 100\n")
+    server = make_server(config=all_doors(tmp_path) + "[drain]\ngoaway = '100ms'\n")
     await server.start()
     uris = [f"tls://127.0.0.1:{server.ports['tls']}", f"wss://127.0.0.1:{server.ports['websocket']}"]
     clients = [RawClient(*await open_stream(uri)) for uri in uris]

@@ -141,7 +141,9 @@ async def test_frames_that_close(server: LocalServer, open_raw: OpenRaw) -> None
 
 
 async def test_no_hello_and_no_heartbeat(start_server: Any, open_raw: OpenRaw) -> None:
-    server: LocalServer = start_server(limits={"hello_timeout_ms": 200, "heartbeat_ms": 200, "heartbeat_grace_ms": 200})
+    server: LocalServer = start_server(
+        limits={"hello_timeout": "200ms", "heartbeat": "200ms", "heartbeat_grace": "200ms"}
+    )
     silent = await open_raw(server)
     assert await silent.closed_by() == "hello_timeout"
     quiet, _ = await in_room(server, open_raw)
@@ -170,7 +172,7 @@ async def test_pages_of_history(server: LocalServer, open_raw: OpenRaw) -> None:
 
 
 async def test_an_answer_to_sync_has_a_bound_in_bytes(start_server: Any, open_raw: OpenRaw) -> None:
-    server: LocalServer = start_server(limits={"sync_bytes": 10_000})
+    server: LocalServer = start_server(limits={"sync_size": "10000B"})
     ann, number = await in_room(server, open_raw)
     for seq in range(1, 21):
         ann.send(seq, number, b"%d" % seq + bytes(3000))

@@ -148,7 +148,7 @@ async def test_an_interrupt_ends_it_early_with_the_report(server: LocalServer) -
 
 
 async def test_a_connection_that_is_silent_keeps_its_heartbeat(tmp_path: Path) -> None:
-    limits = {"heartbeat_ms": 200, "heartbeat_grace_ms": 200}
+    limits = {"heartbeat": "200ms", "heartbeat_grace": "200ms"}
     server = LocalServer(tmp_path / "data", {"limits": limits}).start()
     try:
         report = await play(server.port, key_of(server), connections=8, rooms=8, rate=2, duration_s=1.5)

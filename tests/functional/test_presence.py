@@ -65,7 +65,7 @@ async def test_a_block_ends_a_friendship(server: LocalServer) -> None:
 
 
 async def test_a_lost_connection_is_offline_after_the_grace_period(start_server: Start) -> None:
-    server = start_server(sessions={"resume_grace_ms": 300})
+    server = start_server(sessions={"resume_grace": "300ms"})
     ann, bob = await server.login("ann"), await server.login("bob")
     await befriend(ann, bob)
     for player in (ann, bob):

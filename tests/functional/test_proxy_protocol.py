@@ -149,7 +149,7 @@ async def test_only_trusted_addresses_may_say_it(start_server: StartServer, conn
 
 
 async def test_a_header_that_does_not_come(start_server: StartServer, connect: Any) -> None:
-    server = start_server(proxy_protocol={"trusted": ["127.0.0.1"]}, limits={"hello_timeout_ms": 200})
+    server = start_server(proxy_protocol={"trusted": ["127.0.0.1"]}, limits={"hello_timeout": "200ms"})
     reader, writer = await connect(server)
     writer.write(header()[:20])
     async with asyncio.timeout(DEADLINE_S):

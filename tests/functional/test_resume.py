@@ -175,7 +175,7 @@ async def test_a_ticket_does_not_vouch_for_what_changed_since(server: LocalServe
 
 
 async def test_a_ticket_is_renewed_before_it_is_old(start_server: Any, open_raw: OpenRaw) -> None:
-    server: LocalServer = start_server(log={"replay_window_ms": 1500})
+    server: LocalServer = start_server(log={"replay_window": "1500ms"})
     ann = await open_raw(server)
     first = await ann.login(token=server.token("ann"))
     assert first["ticket_ms"] == 1200

@@ -40,7 +40,7 @@ async def health(server: ServerProcess, path: str) -> tuple[int, str]:
 
 
 async def test_ready_healthy_and_gone(make_server: MakeServer) -> None:
-    server = make_server(config="[drain]\ngoaway_ms = 1000\n")
+    server = make_server(config="[drain]\ngoaway = '1s'\n")
     await server.start()
     assert await health(server, "healthz") == (200, "ok\n")
     assert await health(server, "readyz") == (200, "ready\n")
@@ -127,10 +127,10 @@ async def test_not_beyond_loopback_without_a_key(tmp_path: Path) -> None:
 
 async def test_settings_that_do_not_exist(tmp_path: Path) -> None:
     config = tmp_path / "chatcore.toml"
-    config.write_text("[limits]\nframe_size = 3\n")
+    config.write_text('[limits]\nframe_byts = "4KiB"\n')
     code, out, error = await run("serve", "--config", config, "--data", tmp_path / "data")
     assert (code, out) == (1, "")
-    assert "unknown setting limits.frame_size" in error
+    assert "unknown setting limits.frame_byts; did you mean limits.frame_size?" in error
 
 
 async def test_on_a_terminal_it_says_what_to_type_next(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def test_what_speaks_no_tls_is_dropped(server: LocalServer, connect: Any) 
 
 
 async def test_who_never_shakes_hands_runs_into_the_time_for_hello(start_server: StartServer, connect: Any) -> None:
-    server = start_server(limits={"hello_timeout_ms": 200})
+    server = start_server(limits={"hello_timeout": "200ms"})
     reader, _ = await connect(server, None)
     await until(lambda: counted(server, "connections") == 1)
     async with asyncio.timeout(DEADLINE_S):
@@ -162,9 +162,9 @@ async def test_a_client_that_takes_nothing_is_let_go(start_server: StartServer, 
     """Otherwise its CLOSE and what was before it would lie in the server's transport for ever."""
     server = start_server(
         limits={
-            "pending_bytes": 16384,
-            "pause_bytes": 4096,
-            "sync_bytes": 4096,
+            "pending_size": "16KiB",
+            "pause_size": "4KiB",
+            "sync_size": "4KiB",
             "frames_per_second": 100_000,
             "frame_burst": 100_000,
         }

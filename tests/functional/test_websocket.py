@@ -121,7 +121,7 @@ async def test_a_message_that_is_too_long(is_logged_in: bool, server: LocalServe
 async def test_every_server_takes_messages_of_the_size_that_clients_send(
     start_server: StartServer, open_socket: OpenSocket
 ) -> None:
-    server = start_server(limits={"frame_bytes": 400})
+    server = start_server(limits={"frame_size": "400B"})
     stream = await open_socket(server)
     ann = RawClient(stream, stream)
     await ann.login(token=server.token("ann"))
@@ -268,7 +268,7 @@ async def test_a_query_is_no_path(server: LocalServer, knock: Any) -> None:
 
 @pytest.mark.parametrize("junk", [b"\0\0\x1c\x01chat", b"\x16\x03\x01\x02\0\x01", b"hello\r\n\r\n"])
 async def test_what_is_no_request(junk: bytes, start_server: StartServer, knock: Any) -> None:
-    server = start_server(limits={"hello_timeout_ms": 200})
+    server = start_server(limits={"hello_timeout": "200ms"})
     peer = await knock(server)
     peer.writer.write(junk)
     await peer.rest()
@@ -289,7 +289,7 @@ async def test_a_request_that_never_ends(server: LocalServer, knock: Any) -> Non
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTT", request()])
 async def test_no_hello_in_time(sent: bytes, start_server: StartServer, knock: Any) -> None:
-    server = start_server(limits={"hello_timeout_ms": 200})
+    server = start_server(limits={"hello_timeout": "200ms"})
     peer = await knock(server)
     peer.writer.write(sent)
     rest = await peer.rest()

@@ -13,7 +13,8 @@ import uvloop
 
 from chatcore_server.authentication import data_secret, development_token_key, make_token
 from chatcore_server.serve import Server
-from chatcore_server.settings import ServerSettings, load_settings
+from chatcore_server.settings import ServerSettings
+from chatcore_server.settings_layers import load_settings
 from chatcore_server.worker import Worker
 from support.certificates import write_server_certificate
 from support.players import Player, player
@@ -47,7 +48,7 @@ class LocalServer:
 
     def __init__(self, folder: Path, layer: dict[str, Any], door: str = "tcp") -> None:
         self.door = door
-        ports = {"port": 0, "http_port": 0, "data": str(folder), "drain": {"goaway_ms": 0, "deadline_ms": 2000}}
+        ports = {"port": 0, "http_port": 0, "data": str(folder), "drain": {"goaway": 0, "deadline": "2s"}}
         self.folder = folder
         self.players: list[Player] = []
         self._loop = uvloop.new_event_loop()

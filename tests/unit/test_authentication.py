@@ -23,7 +23,8 @@ from chatcore_server.authentication import (
     make_token,
     ticket_key,
 )
-from chatcore_server.settings import SettingsError, load_settings
+from chatcore_server.settings import SettingsError
+from chatcore_server.settings_layers import load_settings
 
 KEY = bytes(range(32))
 

@@ -6,7 +6,8 @@ from structlog.testing import capture_logs
 from chatcore_server.accepting import AcceptWatch
 from chatcore_server.clock import Clock
 from chatcore_server.serve import _fitting_descriptors
-from chatcore_server.settings import ServerSettings, load_settings
+from chatcore_server.settings import ServerSettings
+from chatcore_server.settings_layers import load_settings
 
 
 def test_a_clock_that_is_set_back_stands_still() -> None:

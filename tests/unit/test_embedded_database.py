@@ -130,9 +130,3 @@ async def test_opening_again_goes_on(tmp_path: Path) -> None:
 async def test_it_works_from_one_loop_after_another(tmp_path: Path) -> None:
     await asyncio.to_thread(lambda: asyncio.run(create(tmp_path)))
     await create(tmp_path)
-
-
-@pytest.mark.parametrize("wrong", [{"partitions": 0}, {"partitions": 2000}, {"max_batch_records": 0}, {"retry_ms": -1}])
-async def test_settings_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        EmbeddedSettings(**wrong)  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_a_run_that_checked_nothing_is_no_success() -> None:
 def test_the_notes_say_what_to_change() -> None:
     report = merged(result(absent=1, counts={"planned": 12, "foreign": 1, "unverified": 9}, interrupted=True))
     notes = " ".join(report.notes)
-    for word in ("frames_per_second", "pending_bytes", "2 messages came due", "1 connections", "seed", "hash", "inter"):
+    for word in ("frames_per_second", "pending_size", "2 messages came due", "1 connections", "seed", "hash", "inter"):
         assert word in notes, word
     assert all(f"note: {note}" in as_text(report) for note in report.notes)
 

@@ -1,13 +1,13 @@
-"""Settings: layers, units, and errors that name the key."""
+"""Settings: definitions, layers, units, and errors that name the key."""
 
 import tomllib
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from chatcore_ext import constants
-from chatcore_server.settings import ServerSettings, SettingsError, load_settings, read_config
+from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.settings_layers import all_settings, load_settings, read_config, suggestion
 
 
 def test_defaults_are_the_constants() -> None:
@@ -15,18 +15,25 @@ def test_defaults_are_the_constants() -> None:
     assert settings == ServerSettings()
     assert settings.limits.frame_bytes == constants.DEFAULT_MAX_FRAME_SIZE
     assert settings.limits.largest_body == settings.limits.body_bytes < constants.DEFAULT_MAX_FRAME_SIZE
-    small = load_settings({"limits": {"frame_bytes": 1024}})
+    small = load_settings({"limits": {"frame_size": "1KiB"}})
     assert small.limits.largest_body == 1024 - constants.SEND_PREFIX_SIZE
     assert settings.ticket_lifetime_ms == constants.DEFAULT_REPLAY_WINDOW_MS * 4 // 5
     assert (settings.host, settings.port, settings.http_port) == ("127.0.0.1", 7400, 7480)
 
 
+def test_every_default_is_one_that_may_be_set() -> None:
+    for definition in all_settings().values():
+        written = tomllib.loads(f"value = {definition.kind.show(definition.default)}")["value"]
+        assert definition.kind.read(written) == definition.default, definition.key
+        assert definition.value_in(ServerSettings()) == definition.default, definition.key
+
+
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     config = tmp_path / "chatcore.toml"
     config.write_text(
-        'port = 1\n[limits]\nframe_bytes = 512\nheartbeat_ms = 99\n[sessions]\non_excess = "newest_wins"\n'
+        'port = 1\n[limits]\nframe_size = "512B"\nheartbeat = "99ms"\n[sessions]\non_excess = "newest_wins"\n'
     )
-    settings = load_settings(read_config(config), {"port": 2, "limits": {"frame_bytes": 1024}})
+    settings = load_settings(read_config(config), {"port": 2, "limits": {"frame_size": "1KiB"}})
     assert settings.port == 2
     assert settings.limits.frame_bytes == 1024
     assert settings.limits.heartbeat_ms == 99
@@ -37,23 +44,41 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        ({"prot": 1}, ["unknown setting prot"]),
-        ({"limits": {"frame_size": 1}}, ["unknown setting limits.frame_size"]),
-        ({"limits": {"frame_bytes": "4k"}}, ["limits.frame_bytes", "int"]),
-        ({"limits": {"frame_bytes": 100}}, ["limits.frame_bytes", "256"]),
-        ({"limits": {"connections": 0}}, ["limits.connections", "1 to"]),
-        ({"port": 65_536}, ["port", "65535"]),
-        ({"engine": "select"}, ["engine"]),
-        ({"embedded": {"partitions": 0}}, ["partitions"]),
-        ({"embedded": {"replay_window_ms": 5}}, ["embedded.replay_window_ms", "log.replay_window_ms"]),
-        ({"limits": 5}, ["limits"]),
+        ({"prot": 1}, ["unknown setting prot; did you mean port?"]),
+        ({"limits": {"frame_byts": 1}}, ["unknown setting limits.frame_byts; did you mean limits.frame_size?"]),
+        ({"limts": {"frame_size": 1}}, ["unknown table [limts]; did you mean [limits]?"]),
+        ({"zzz": {"frame_size": 1}}, ["unknown table [zzz]"]),
+        ({"limits": {"frame_size": "4k"}}, ['limits.frame_size must be a size with its unit', '"64KiB"', "not '4k'"]),
+        ({"limits": {"frame_size": 4096}}, ['limits.frame_size must be a size with its unit', "not 4096"]),
+        ({"limits": {"heartbeat": 5}}, ['limits.heartbeat must be a duration with its unit', '"5s"', "not 5"]),
+        ({"limits": {"heartbeat": False}}, ["limits.heartbeat must be a duration"]),
+        ({"limits": {"heartbeat": 0}}, ["limits.heartbeat must be 1ms to", "not 0"]),
+        ({"limits": {"frame_size": "100B"}}, ["limits.frame_size must be 256B to"]),
+        ({"limits": {"connections": 0}}, ["limits.connections must be 1 to"]),
+        ({"limits": {"connections": "7"}}, ["limits.connections must be a whole number, not '7'"]),
+        ({"limits": {"connections": True}}, ["limits.connections must be a whole number"]),
+        ({"limits": {"frame_burst": 2_147_484}}, ["limits.frame_burst must be 1 to 2147483"]),
+        ({"limits": {"pause_size": "8KiB"}}, ["limits.pause_size", "limits.sync_size"]),
+        ({"limits": {"pending_size": "200KiB"}}, ["limits.pending_size", "limits.pause_size"]),
+        ({"port": 65_536}, ["port must be 0 to 65535"]),
+        ({"host": 5}, ["host must be a text"]),
+        ({"engine": "select"}, ['engine must be one of "epoll", "transport"']),
+        ({"engine": ["epoll"]}, ["engine must be one of"]),
+        ({"websocket": {"enabled": "yes"}}, ["websocket.enabled must be true or false"]),
+        ({"websocket": {"origins": "https://a.example"}}, ["websocket.origins must be a list"]),
+        ({"embedded": {"partitions": 0}}, ["embedded.partitions"]),
+        ({"embedded": {"partitions": 2000}}, ["embedded.partitions must be 1 to 1024"]),
+        ({"embedded": {"retry": "-1s"}}, ["embedded.retry"]),
+        ({"embedded": {"replay_window": "5s"}}, ["embedded.replay_window; did you mean log.replay_window?"]),
+        ({"limits": 5}, ["limits is a table"]),
+        ({"port": {"limits": 5}}, ["port must be a whole number"]),
         ({"tls": {"enabled": True}}, ["tls.certificate_file"]),
         ({"websocket": {"enabled": True, "tls": True}}, ["tls.certificate_file"]),
         ({"tls": {"client_certificates": "required"}}, ["tls.client_ca_file"]),
         ({"websocket": {"path": "chat"}}, ["websocket.path", "slash"]),
         ({"proxy_protocol": {"trusted": ["10.0.0.1/8"]}}, ["proxy_protocol.trusted", "10.0.0.1/8"]),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_key(layer: dict[str, object], words: list[str]) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(layer)
@@ -61,8 +86,27 @@ def test_errors_name_the_key(layer: dict[str, object], words: list[str]) -> None
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("limits.frame_bytes", "limits.frame_size"),  # as it was called once, and as its field is
+        ("limits.hello_timeout_ms", "limits.hello_timeout"),
+        ("limits.resume_grace", "sessions.resume_grace"),  # in the wrong table
+        ("heartbeat", "limits.heartbeat"),
+        ("resume_grase", "sessions.resume_grace"),
+        ("LIMITS.Channels", "limits.channels"),
+    ],
+)
+def test_the_nearest_key(wrong: str, right: str) -> None:
+    assert suggestion(wrong) == f"; did you mean {right}?"
+
+
+def test_nothing_near_is_nothing_said() -> None:
+    assert suggestion("colour") == suggestion("") == ""
+
+
 def test_readers_of_the_log_agree() -> None:
-    settings = load_settings({"log": {"replay_window_ms": 7, "chain_idle_ms": 8}})
+    settings = load_settings({"log": {"replay_window": "7ms", "chain_idle": "8ms"}})
     assert (settings.embedded.replay_window_ms, settings.embedded.chain_idle_ms) == (7, 8)
 
 
@@ -78,6 +122,7 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
 def test_the_page_for_operators_names_every_setting_with_its_default() -> None:
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
     documented = tomllib.loads(page.split("```toml")[1].split("```")[0])
-    defaults = msgspec.json.decode(msgspec.json.encode(ServerSettings()))  # as TOML has it: lists, no tuples
-    del defaults["embedded"]
-    assert documented == defaults
+    assert load_settings(documented) == ServerSettings()
+    written = {key for key, value in documented.items() if not isinstance(value, dict)}
+    written |= {f"{table}.{key}" for table, value in documented.items() if isinstance(value, dict) for key in value}
+    assert written == set(all_settings())

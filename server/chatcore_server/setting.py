@@ -1,0 +1,208 @@
+"""What one setting is: its kind, range and description, which stand beside its field; and how all of them are listed.
+
+From these definitions come the checks, the names in the environment, the example file and the page for operators. A
+field of a table without a definition is not a setting: it is derived. Never reads a file or the environment.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from chatcore_server.units import format_duration, format_size, parse_duration, parse_size
+
+# When a change takes effect in a running server: at once, for players that log in from then on, or when it is started.
+Live = Literal["at once", "new logins", "restart"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How the values of a setting are written. As TOML has them: strings, numbers, true and false, lists."""
+
+    about: str
+    live: Live = "restart"
+    is_secret: bool = False  # shown to nobody
+
+    def read(self, value: object) -> object:
+        """The field's value. Raises ValueError, whose text says what it must be."""
+        raise NotImplementedError
+
+    def from_text(self, text: str) -> object:
+        """What TOML would have of a text from the environment or a flag. Raises ValueError."""
+        return text
+
+    def show(self, value: Any) -> str:
+        """A field's value as it stands in a TOML file; `read` takes it back."""
+        return json.dumps(value, ensure_ascii=False)  # TOML's strings, numbers and lists are JSON's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Kind):
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("must be a text")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Kind):
+    options: tuple[str, ...] = ()  # those of the field's Literal: `definitions` puts them here
+
+    def read(self, value: object) -> str:
+        if value not in self.options or not isinstance(value, str):
+            raise ValueError(f"must be one of {', '.join(map(json.dumps, self.options))}")
+        return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Switch(Kind):
+    _WORDS: ClassVar = {"true": True, "false": False}
+
+    def read(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+
+    def from_text(self, text: str) -> object:
+        return self._WORDS.get(text.lower(), text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texts(Kind):
+    """A list of texts. In the environment and in flags: with commas between them."""
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise ValueError("must be a list of texts")
+        return tuple(value)
+
+    def from_text(self, text: str) -> object:
+        return [each.strip() for each in text.split(",") if each.strip()]
+
+    def show(self, value: Any) -> str:
+        return json.dumps(list(value), ensure_ascii=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Networks(Texts):
+    def read(self, value: object) -> tuple[str, ...]:
+        networks = super().read(value)
+        for network in networks:
+            try:
+                ip_network(network)
+            except ValueError as problem:
+                raise ValueError(f"must be addresses or networks: {problem}") from None
+        return networks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count(Kind):
+    lowest: int = 1
+    highest: int = (1 << 31) - 1
+
+    def read(self, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("must be a whole number")
+        return self.within(value)
+
+    def from_text(self, text: str) -> object:
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+    def within(self, value: int) -> int:
+        if not self.lowest <= value <= self.highest:
+            raise ValueError(f"must be {self.written(self.lowest)} to {self.written(self.highest)}")
+        return value
+
+    def written(self, value: int) -> str:
+        return str(value)
+
+    def show(self, value: Any) -> str:
+        return self.written(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Duration(Count):
+    """The field is in milliseconds and its name ends in `_ms`; the key is without that."""
+
+    highest: int = (1 << 53) - 1  # exact in every client's numbers
+
+    def read(self, value: object) -> int:
+        return self.within(parse_duration(_quantity(value)))
+
+    def from_text(self, text: str) -> object:
+        return text
+
+    def written(self, value: int) -> str:
+        return format_duration(value)
+
+    def show(self, value: Any) -> str:
+        return f'"{self.written(value)}"'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size(Duration):
+    """The field is in bytes and its name ends in `_bytes`; the key ends in `_size`."""
+
+    highest: int = (1 << 31) - 1
+
+    def read(self, value: object) -> int:
+        return self.within(parse_size(_quantity(value)))
+
+    def written(self, value: int) -> str:
+        return format_size(value)
+
+
+def _quantity(value: object) -> str:
+    return value if isinstance(value, str) else "0" if value == 0 and type(value) is int else ""
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration. Its fields are what the code uses."""
+
+
+class Definition(NamedTuple):
+    """One setting. `key` is its name in the configuration, `path` leads to its field."""
+
+    key: str
+    path: tuple[str, ...]
+    kind: Kind
+    default: Any
+
+    @property
+    def variable(self) -> str:
+        return "CHATCORE_" + self.key.replace(".", "_").upper()
+
+    def value_in(self, settings: msgspec.Struct) -> Any:
+        value: Any = settings
+        for name in self.path:
+            value = getattr(value, name)
+        return value
+
+
+def definitions(table: type[Table], key: str = "", path: tuple[str, ...] = ()) -> Iterator[Definition]:
+    """Every setting of a table and of those under it, in the order of the file: a table's own come first."""
+    hints = get_type_hints(table, include_extras=True)
+    fields = msgspec.structs.fields(table)
+    for field in fields:
+        for kind in getattr(hints[field.name], "__metadata__", ()):
+            kind = _with_options(kind, get_args(hints[field.name])[0])
+            yield Definition(key + key_of(field.name), (*path, field.name), kind, field.default)
+    for field in fields:
+        if isinstance(field.type, type) and issubclass(field.type, Table):
+            yield from definitions(field.type, f"{key}{field.name}.", (*path, field.name))
+
+
+def _with_options(kind: Kind, hint: object) -> Kind:
+    if isinstance(kind, Choice) and get_origin(hint) is Literal:
+        return dataclasses.replace(kind, options=get_args(hint))
+    return kind
+
+
+def key_of(field: str) -> str:
+    """The name of a field in the configuration, where the value carries the unit."""
+    if field.endswith("_ms"):
+        return field.removesuffix("_ms")
+    return field if not field.endswith("_bytes") else field.removesuffix("_bytes").removesuffix("_size") + "_size"
