@@ -1,9 +1,17 @@
-"""The type of the `measure` fixture (measuring_plugin.py), for the signatures of the benchmarks."""
+"""The type of the `measure` fixture (measuring_plugin.py), for the signatures of the benchmarks, and how strictly
+tools/bench_compare.py compares them.
+
+A benchmark that needs other terms says so beside itself, with the reason:
+`@pytest.mark.compared(calibrated_by="kernel", limit=0.4)`.
+"""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
+
+CALIBRATED_BY = "compute"  # the kind of work (test_calibration.py) that a benchmark's time is divided by
+LIMIT = 0.2  # how much more it may take: equal runs beside other work came apart by up to a tenth
 
 
 class Measure(Protocol):

@@ -15,6 +15,8 @@ from measuring import Measure
 from native import BUILD_FOLDER
 
 pytest_plugins = "measuring_plugin"
+# A disk that others use too: equal runs came apart by 60 %.
+pytestmark = pytest.mark.compared(calibrated_by="disk", limit=1.0)
 
 BODY = bytes(128)
 CHANNELS = [b"room:%d" % i for i in range(100)]
