@@ -1,7 +1,6 @@
-"""Who a player is: verifies JSON Web Tokens (RFC 7519) and keeps the secret of the data folder.
+"""Who a player is: verifies JSON Web Tokens (RFC 7519), makes some, and keeps the secret of the data folder.
 
-Takes exactly the algorithm that belongs to each configured key, never the one that a token asks for. Knows nothing of
-sessions and tickets.
+Which key verifies a token and by which algorithm is keys.py's. Knows nothing of sessions and tickets.
 """
 
 import hashlib
@@ -18,10 +17,13 @@ import jwt
 
 from chatcore.errors import AuthenticationError, BadName, TokenExpired
 from chatcore.names import validate_channel, validate_player
-from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.clock import now_ms
+from chatcore_server.keys import SECRET_SIZE, Key, KeySet, read_jwks_file, read_public_key, read_secret_file
+from chatcore_server.logging import get_logger
+from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError
+from chatcore_server.watched_files import WatchedFiles
 
 SECRET_NAME = "secret"
-SECRET_SIZE = 32  # bytes: HMAC-SHA256 gains nothing from more; RFC 7518, 3.2 asks for as many for HS256
 MAX_GRANTS = 64  # channels that a token may name: they go into every ticket
 
 _NEVER_MS = 1 << 53  # a token may claim any time; this one is still exact in every client's numbers
@@ -30,9 +32,13 @@ _NEVER_MS = 1 << 53  # a token may claim any time; this one is still exact in ev
 _TOKEN_LABEL = b"chatcore development token 1"
 _TICKET_LABEL = b"chatcore ticket 1"
 
+_log = get_logger()
+
 
 class Identity(NamedTuple):
-    """What a valid token says. `channels` None: the player may join all that is open to players."""
+    """What a valid token says. `expires_ms`: ms since 1970 from which on it is no longer accepted, leeway included.
+    `channels` None: the player may join all that is open to players.
+    """
 
     player: bytes
     expires_ms: int
@@ -40,32 +46,97 @@ class Identity(NamedTuple):
 
 
 class Authenticator:
-    """Verifies tokens with a fixed key for each algorithm: {"HS256": secret bytes, "EdDSA": public key}."""
+    """Verifies tokens with the configured keys, which it reads again when their files change. Loop thread only.
 
-    def __init__(self, keys: dict[str, Any]) -> None:
-        if not keys or not keys.keys() <= {"HS256", "EdDSA"}:
-            raise ValueError("keys are for HS256, EdDSA or both")
-        self._keys = keys
+    Keys may come and go at any time: they are for logging in. Who is logged in stays so until the token expires.
+    """
+
+    def __init__(self, settings: AuthenticationSettings, development_key: bytes | None = None) -> None:
+        """`development_key`: what signs tokens while no key is configured. Raises SettingsError."""
+        self._development_key = development_key
+        self.n_reads = 0  # of the keys, after the first
+        self.n_reads_failed = 0
+        self._use(settings)
+
+    def _use(self, settings: AuthenticationSettings) -> None:
+        watched = WatchedFiles(_files(settings))
+        self._keys = self._read(settings)
+        self._settings = settings
+        self._watched = watched
+
+    def _read(self, settings: AuthenticationSettings) -> KeySet:
+        if not settings.is_configured:
+            if self._development_key is None:
+                raise SettingsError("no key is configured under authentication, and this is not only for loopback")
+            return KeySet([Key("HS256", self._development_key)])
+        keys = []
+        if settings.secret_file:
+            keys.append(Key("HS256", read_secret_file(Path(settings.secret_file))))
+        if settings.public_key_file:
+            keys.append(read_public_key(Path(settings.public_key_file)))
+        return KeySet(keys, read_jwks_file(Path(settings.jwks_file)) if settings.jwks_file else None)
+
+    def reload(self, settings: AuthenticationSettings | None = None) -> None:
+        """Read all keys now, by new settings if there are any. Raises SettingsError: then the old ones stay in use."""
+        try:
+            self._use(self._settings if settings is None else settings)
+        except SettingsError as error:
+            self.n_reads_failed += 1
+            _log.error("keys_rejected", reason=str(error), consequence="the keys that were read before stay in use")
+            raise
+        self.n_reads += 1
+        _log.info("keys_read", keys=len(self._keys), algorithms=self._keys.algorithms)
+
+    def refresh(self) -> bool:
+        """Look at the files, and if they have changed, read them. True: there are new keys. What cannot be used is
+        logged once."""
+        if not self._watched.have_changed():
+            return False
+        try:
+            self.reload()
+        except SettingsError:
+            return False
+        return True
+
+    def counters(self) -> dict[str, int]:
+        return {"keys": len(self._keys), "key_reads": self.n_reads, "key_reads_failed": self.n_reads_failed}
 
     def verify(self, token: str) -> Identity:
         """Raises TokenExpired, and AuthenticationError for all else that is wrong."""
+        leeway_ms = self._settings.leeway_ms
         try:
-            algorithm = str(jwt.get_unverified_header(token).get("alg"))
-            key = self._keys.get(algorithm)
-            if key is None:
-                raise AuthenticationError(f"the token's algorithm is not one of {', '.join(self._keys)}")
-            # `iat` is information, not a condition: the issuer's clock may be a little ahead.
-            claims = jwt.decode(
-                token, key, algorithms=[algorithm], options={"require": ["sub", "exp"], "verify_iat": False}
-            )
+            claims = self._claims(token, leeway_ms / 1000)
         except jwt.ExpiredSignatureError:
             raise TokenExpired("the token is expired") from None
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, RecursionError) as error:
             raise AuthenticationError(str(error)) from None
-        return _identity(claims)
+        identity = _identity(claims, leeway_ms)
+        if identity.expires_ms <= now_ms():  # by the clock that never goes back, unlike PyJWT's
+            raise TokenExpired("the token is expired")
+        return identity
+
+    def _claims(self, token: str, leeway_s: float) -> dict[str, Any]:
+        header = jwt.get_unverified_header(token)
+        key = self._keys.find(str(header.get("alg")), header.get("kid"))
+        if key is None:
+            raise AuthenticationError("there is no key for the token's alg and kid")
+        return jwt.decode(
+            token,
+            key.key,
+            algorithms=[key.algorithm],
+            audience=self._settings.audience or None,
+            issuer=self._settings.issuer or None,
+            leeway=leeway_s,
+            # `iat` is information, not a condition: the issuer's clock may be a little ahead.
+            options={"require": ["sub", "exp"], "verify_iat": False},
+        )
 
 
-def _identity(claims: dict[str, Any]) -> Identity:
+def _files(settings: AuthenticationSettings) -> list[str]:
+    return [file for file in (settings.secret_file, settings.public_key_file, settings.jwks_file) if file]
+
+
+def _identity(claims: dict[str, Any], leeway_ms: int) -> Identity:
     channels = claims.get("channels")
     try:
         player = validate_player(claims["sub"]).encode("ascii")
@@ -75,21 +146,32 @@ def _identity(claims: dict[str, Any]) -> Identity:
             channels = [validate_channel(str(channel)).encode("ascii") for channel in channels]
     except BadName as error:
         raise AuthenticationError(error.message) from None
-    return Identity(player, min(int(claims["exp"]) * 1000, _NEVER_MS), channels)
+    return Identity(player, min(int(claims["exp"]) * 1000 + leeway_ms, _NEVER_MS), channels)
 
 
-def make_token(key: bytes, player: str, lifetime_s: int, channels: Sequence[str] | None = None) -> str:
-    """An HS256 token. Raises BadName, and ValueError for a key under 32 bytes."""
-    if len(key) < SECRET_SIZE:
+def make_token(
+    key: bytes | Key,
+    player: str,
+    lifetime_s: int,
+    channels: Sequence[str] | None = None,
+    *,
+    audience: str = "",
+    issuer: str = "",
+) -> str:
+    """Signed by an HS256 secret or a private key. Raises BadName, and ValueError for a secret under 32 bytes."""
+    signer = key if isinstance(key, Key) else Key("HS256", key)
+    if isinstance(signer.key, bytes) and len(signer.key) < SECRET_SIZE:
         raise ValueError(f"the key must have at least {SECRET_SIZE} bytes")
     now = int(time.time())
     claims: dict[str, Any] = {"sub": validate_player(player), "iat": now, "exp": now + lifetime_s}
+    claims |= {name: value for name, value in (("aud", audience), ("iss", issuer)) if value}
     if channels is not None:
         claims["channels"] = [validate_channel(channel) for channel in channels]
-    return jwt.encode(claims, key, algorithm="HS256")
+    headers = None if signer.kid is None else {"kid": signer.kid}
+    return jwt.encode(claims, signer.key, algorithm=signer.algorithm, headers=headers)
 
 
-# ---- Keys and where they come from -----------------------------------------------------------------------------------
+# ---- The data folder's secret ----------------------------------------------------------------------------------------
 
 
 def data_secret(folder: Path) -> bytes:
@@ -135,32 +217,19 @@ def ticket_key(secret: bytes) -> bytes:
     return hmac.digest(secret, _TICKET_LABEL, hashlib.sha256)
 
 
-def read_secret_file(path: Path) -> bytes:
-    """An HS256 secret. Raises SettingsError if it cannot be read or is short."""
-    secret = _read(path).rstrip(b"\r\n")
-    if len(secret) < SECRET_SIZE:
-        raise SettingsError(f"{path} holds {len(secret)} bytes, but an HS256 secret has at least {SECRET_SIZE}")
-    return secret
-
-
 def make_authenticator(settings: ServerSettings, secret: bytes) -> Authenticator:
-    """From the configured keys; without any, from the data folder's secret, but then only for loopback. Raises
+    """With the configured keys; without any, with the data folder's secret, but then only for loopback. Raises
     SettingsError.
     """
-    keys: dict[str, Any] = {}
-    if settings.authentication.secret_file:
-        keys["HS256"] = read_secret_file(Path(settings.authentication.secret_file))
-    if settings.authentication.public_key_file:
-        keys["EdDSA"] = _read_public_key(Path(settings.authentication.public_key_file))
-    if not keys:
-        if not is_loopback(settings.host):
-            raise SettingsError(
-                f"refusing to listen on {settings.host} with the development secret: who reads the data folder could be"
-                " any player. Set authentication.secret_file (HS256) or authentication.public_key_file (EdDSA), or"
-                " listen on 127.0.0.1"
-            )
-        keys["HS256"] = development_token_key(secret)
-    return Authenticator(keys)
+    if is_loopback(settings.host):
+        return Authenticator(settings.authentication, development_token_key(secret))
+    if not settings.authentication.is_configured:
+        raise SettingsError(
+            f"refusing to listen on {settings.host} with the development secret: who reads the data folder could be"
+            " any player. Set authentication.secret_file (HS256), public_key_file or jwks_file (RS256, ES256, EdDSA),"
+            " or listen on 127.0.0.1"
+        )
+    return Authenticator(settings.authentication)
 
 
 def is_loopback(host: str) -> bool:
@@ -169,24 +238,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"cannot read the key {path}: {error.strerror}") from None
-
-
-def _read_public_key(path: Path) -> object:
-    # Imported here: most servers and every `chatcore token` do without it.
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        key = load_pem_public_key(_read(path))
-    except ValueError:
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise SettingsError(f"{path} is not an Ed25519 public key in PEM (openssl pkey -pubout)")
-    return key

@@ -89,25 +89,34 @@ def token(
     player: Annotated[str, typer.Argument(help="The player's name.")],
     data: Annotated[Path, typer.Option(help="Data folder whose development secret signs.")] = Path("data"),
     secret_file: Annotated[Path | None, typer.Option(help="HS256 secret that signs instead.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Private key (PEM: Ed25519, P-256 or RSA) that signs instead.")
+    ] = None,
+    kid: Annotated[str | None, typer.Option(help="The key's name in the server's jwks_file.")] = None,
+    audience: Annotated[str, typer.Option(help="What the token names in `aud`.")] = "",
+    issuer: Annotated[str, typer.Option(help="What the token names in `iss`.")] = "",
     expires: Annotated[str, typer.Option(help="Lifetime: 90s, 30m, 12h or 7d.")] = "30d",
     channel: Annotated[list[str] | None, typer.Option(help="Only these channels may be joined (repeatable).")] = None,
 ) -> None:
     """Print a token with which PLAYER can log in."""
     from chatcore.errors import BadName
-    from chatcore_server.authentication import (
-        SECRET_NAME,
-        data_secret,
-        development_token_key,
-        make_token,
-        read_secret_file,
-    )
+    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, make_token
+    from chatcore_server.keys import Key, read_private_key, read_secret_file
     from chatcore_server.settings import SettingsError
 
-    if not secret_file and not (data / SECRET_NAME).exists():
-        print(f"chatcore: no server has used {data} so far; this makes its secret", file=sys.stderr)
+    if secret_file and key_file:
+        _fail("a token has one signature: give --secret-file or --key-file")
     try:
-        key = read_secret_file(secret_file) if secret_file else development_token_key(data_secret(data))
-        print(make_token(key, player, _seconds(expires), channel or None))
+        if key_file:
+            key = read_private_key(key_file)
+        elif secret_file:
+            key = Key("HS256", read_secret_file(secret_file))
+        else:
+            if not (data / SECRET_NAME).exists():
+                print(f"chatcore: no server has used {data} so far; this makes its secret", file=sys.stderr)
+            key = Key("HS256", development_token_key(data_secret(data)))
+        key = key._replace(kid=kid)
+        print(make_token(key, player, _seconds(expires), channel or None, audience=audience, issuer=issuer))
     except SettingsError as error:
         _fail(str(error))
     except BadName as error:
@@ -172,7 +181,8 @@ def load(
 ) -> None:
     """Load a server and check every delivery. Exit code 1: something was lost, doubled, out of order or changed; 2: the
     load could not be run."""
-    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, read_secret_file
+    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key
+    from chatcore_server.keys import read_secret_file
     from chatcore_server.load import run_load
     from chatcore_server.load_plan import LoadError, LoadOptions
     from chatcore_server.load_progress import progress_bar

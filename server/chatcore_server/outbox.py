@@ -78,4 +78,5 @@ class Outbox:
 
 def text_of(error: ChatError | BackendUnavailable) -> bytes:
     """What a client is told beside the code: a backend's reason is for the operator, not for players."""
-    return error.message.encode() if isinstance(error, ChatError) else b""
+    # A token's JSON may hold half a surrogate pair, which PyJWT quotes and UTF-8 cannot.
+    return error.message.encode("utf-8", "replace") if isinstance(error, ChatError) else b""

@@ -20,14 +20,28 @@ class SettingsError(Exception):
 
 
 class AuthenticationSettings(Table, frozen=True, kw_only=True):
-    """Who signs the players' tokens. Neither key: a development secret in the data folder, on loopback only."""
+    """Who signs the players' tokens. No key: a development secret in the data folder, on loopback only. The files are
+    read again when they change."""
 
     secret_file: Annotated[str, Text(about="HS256: a file with at least 32 random bytes.")] = ""
-    public_key_file: Annotated[str, Text(about="EdDSA: an Ed25519 public key in PEM.")] = ""
+    public_key_file: Annotated[
+        str, Text(about="PEM: Ed25519 (EdDSA), P-256 (ES256) or RSA of at least 2048 bits (RS256).")
+    ] = ""
+    jwks_file: Annotated[
+        str, Text(about="Any number of such keys as a JSON Web Key Set, which tokens choose from by `kid`.")
+    ] = ""
+    audience: Annotated[
+        str, Text(about="What tokens must name in `aud`; empty: those that have an `aud` are refused.")
+    ] = ""
+    issuer: Annotated[str, Text(about="What tokens must name in `iss`; empty: not looked at.")] = ""
+    # RFC 7519, 4.1.4: no more than a few minutes.
+    leeway_ms: Annotated[
+        int, Duration(lowest=0, highest=300_000, about="How far the issuer's clock may be from this one's.")
+    ] = 5_000
 
     @property
     def is_configured(self) -> bool:
-        return bool(self.secret_file or self.public_key_file)
+        return bool(self.secret_file or self.public_key_file or self.jwks_file)
 
 
 class SessionSettings(Table, frozen=True, kw_only=True):

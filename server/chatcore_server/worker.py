@@ -44,6 +44,7 @@ from chatcore_server.ticket_keeper import TicketKeeper
 from chatcore_server.tickets import TicketSigner
 
 _TICK_S = 0.1
+_TEND_S = 1.0  # how often a change of the keys' files is looked for
 _log = get_logger()
 
 
@@ -59,6 +60,8 @@ class Worker:
         self._is_accepting = False
         self._accepting = AcceptWatch()
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._tend_timer: asyncio.TimerHandle | None = None
+        self._authenticator = authenticator
         self._since_ms = now_ms() - LogView(window_ms=settings.log.replay_window_ms).replay_ms
         self.hub = _make_hub(settings, self._since_ms, self._on_direct, self._on_control)
         self.context = Context(
@@ -70,9 +73,9 @@ class Worker:
             RecentControls(settings.log.replay_window_ms),
             AppliedOffsets(),
         )
-        self._make_parts(authenticator)
+        self._make_parts()
 
-    def _make_parts(self, authenticator: Authenticator) -> None:
+    def _make_parts(self) -> None:
         context = self.context
         controls = ControlLog(self._backends.log, context.applied)
         permissions = Permissions(context)
@@ -86,7 +89,7 @@ class Worker:
         self._sessions = SessionKeeper(context, attendance, self._social, presence)
         self._login = Login(
             context,
-            authenticator,
+            self._authenticator,
             permissions,
             self._channels,
             attendance,
@@ -135,6 +138,7 @@ class Worker:
         await self._backends.log.tail(self._since_ms, self._on_records)
         self._loop.add_reader(self.hub.fileno(), self._on_readable)
         self._tick()
+        self._tend()
         self._is_accepting = True
 
     def wake(self) -> None:
@@ -152,6 +156,10 @@ class Worker:
         self._dispatch(self.hub.tick())
         self._tickets.tick()
         self._sends.tick()
+
+    def _tend(self) -> None:
+        self._tend_timer = self._loop.call_later(_TEND_S, self._tend)
+        self._authenticator.refresh()
 
     def _end_turn(self) -> None:
         self._flush_is_due = False
@@ -200,8 +208,8 @@ class Worker:
                 self._social.apply_unblocked(channel, control)
 
     def counters(self) -> dict[str, int]:
-        """Everything that is counted, by name: the hub's, and what Python decides (`logins_*`)."""
-        return {**self.hub.counters(), **self.context.counters}
+        """Everything that is counted, by name: the hub's, and what Python decides (`logins_*`, `key_*`)."""
+        return {**self.hub.counters(), **self.context.counters, **self._authenticator.counters()}
 
     # ---- The end -----------------------------------------------------------------------------------------------------
 
@@ -242,8 +250,9 @@ class Worker:
 
     async def close(self) -> None:
         """Drops what is still there. The backends stay open: they are the caller's."""
-        if self._tick_timer is not None:
-            self._tick_timer.cancel()
+        for timer in (self._tick_timer, self._tend_timer):
+            if timer is not None:
+                timer.cancel()
         await self.context.tasks.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self.hub.close()

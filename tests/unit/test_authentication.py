@@ -1,4 +1,4 @@
-"""Tokens: what is accepted, what never is, and where the keys come from."""
+"""Tokens: what is accepted, what never is, and the secret of the data folder. The keys have test_keys.py."""
 
 import base64
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chatcore.errors import AuthenticationError, TokenExpired
 from chatcore_server.authentication import (
@@ -23,10 +22,16 @@ from chatcore_server.authentication import (
     make_token,
     ticket_key,
 )
-from chatcore_server.settings import SettingsError
+from chatcore_server.outbox import text_of
+from chatcore_server.settings import AuthenticationSettings, SettingsError
 from chatcore_server.settings_layers import load_settings
 
 KEY = bytes(range(32))
+
+
+def authenticator(**settings: object) -> Authenticator:
+    """With KEY alone."""
+    return Authenticator(AuthenticationSettings(**settings), KEY)  # type: ignore[arg-type]
 
 
 def token(claims: dict[str, object], key: object = KEY, algorithm: str = "HS256") -> str:
@@ -34,14 +39,14 @@ def token(claims: dict[str, object], key: object = KEY, algorithm: str = "HS256"
 
 
 def test_a_token_names_its_player_until_it_expires() -> None:
-    identity = Authenticator({"HS256": KEY}).verify(make_token(KEY, "ann", 60))
+    identity = authenticator().verify(make_token(KEY, "ann", 60))
     assert identity.player == b"ann"
     assert identity.channels is None
-    assert time.time() * 1000 + 58_000 < identity.expires_ms < time.time() * 1000 + 61_000
+    assert time.time() * 1000 + 58_000 < identity.expires_ms - 5_000 < time.time() * 1000 + 61_000, "leeway included"
 
 
 def test_grants() -> None:
-    identity = Authenticator({"HS256": KEY}).verify(make_token(KEY, "ann", 60, ["room:x", "group:y"]))
+    identity = authenticator().verify(make_token(KEY, "ann", 60, ["room:x", "group:y"]))
     assert identity.channels == [b"room:x", b"group:y"]
 
 
@@ -74,42 +79,77 @@ BAD: list[Callable[[], str]] = [
 @pytest.mark.parametrize("make", BAD)
 def test_what_is_no_token_here(make: Callable[[], str]) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        Authenticator({"HS256": KEY}).verify(make())
+        authenticator().verify(make())
     assert caught.value.name == "bad_token"
 
 
 def test_expired() -> None:
     with pytest.raises(TokenExpired):
-        Authenticator({"HS256": KEY}).verify(make_token(KEY, "ann", -1))
+        authenticator().verify(make_token(KEY, "ann", -6))
 
 
-def test_the_public_key_is_no_secret(tmp_path: Path) -> None:
-    private = Ed25519PrivateKey.generate()
-    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    path = tmp_path / "public.pem"
-    path.write_bytes(pem)
-    settings = load_settings({"host": "0.0.0.0", "authentication": {"public_key_file": str(path)}})
-    authenticator = make_authenticator(settings, KEY)
-    assert authenticator.verify(token({"sub": "ann"}, private, "EdDSA")).player == b"ann"
-    with pytest.raises(AuthenticationError):  # the development secret counts no more
-        authenticator.verify(make_token(development_token_key(KEY), "ann", 60))
-    _, claims, _ = make_token(KEY, "ann", 60).split(".")
-    forged = jwt.api_jws.PyJWS().encode(base64.urlsafe_b64decode(claims + "=="), KEY, algorithm="HS256")
+def test_leeway() -> None:
+    assert authenticator().verify(make_token(KEY, "ann", -3))
+    with pytest.raises(TokenExpired):
+        authenticator(leeway_ms=0).verify(make_token(KEY, "ann", -3))
+    now = int(time.time())
+    assert authenticator().verify(token({"sub": "ann", "nbf": now + 3}))
+    with pytest.raises(AuthenticationError, match="not yet valid"):
+        authenticator(leeway_ms=0).verify(token({"sub": "ann", "nbf": now + 3}))
+
+
+def test_expired_once_is_expired_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = make_token(KEY, "ann", 60)
+    monkeypatch.setattr("chatcore_server.authentication.now_ms", lambda: int(time.time() * 1000) + 66_000)
+    with pytest.raises(TokenExpired):
+        authenticator().verify(short)
+
+
+@pytest.mark.parametrize("aud", ["chat", ["chat"], ["shop", "chat"]])
+def test_the_token_must_name_this_audience(aud: object) -> None:
+    assert authenticator(audience="chat").verify(token({"sub": "ann", "aud": aud}))
+
+
+@pytest.mark.parametrize("aud", [None, "", [], "shop", "Chat", "chat ", ["shop"], [["chat"]], {"chat": 1}, 5, "ch"])
+def test_another_audience(aud: object) -> None:
+    claims: dict[str, object] = {"sub": "ann"} if aud is None else {"sub": "ann", "aud": aud}
     with pytest.raises(AuthenticationError):
-        authenticator.verify(forged)
+        authenticator(audience="chat").verify(token(claims))
+    if aud:  # it is meant for somebody, and nobody has said that this is us (RFC 7519, 4.1.3)
+        with pytest.raises(AuthenticationError):
+            authenticator().verify(token(claims))
+    else:
+        assert authenticator().verify(token(claims))
 
 
-def test_keys_that_are_none(tmp_path: Path) -> None:
-    short = tmp_path / "short"
-    short.write_bytes(b"too short\n")
-    with pytest.raises(SettingsError, match="at least 32"):
-        make_authenticator(load_settings({"authentication": {"secret_file": str(short)}}), KEY)
-    with pytest.raises(SettingsError, match="Ed25519"):
-        make_authenticator(load_settings({"authentication": {"public_key_file": str(short)}}), KEY)
-    with pytest.raises(SettingsError, match="cannot read"):
-        make_authenticator(load_settings({"authentication": {"secret_file": str(tmp_path / "none")}}), KEY)
-    with pytest.raises(ValueError, match="at least 32"):
-        make_token(b"short", "ann", 60)
+def test_the_issuer() -> None:
+    assert authenticator().verify(token({"sub": "ann", "iss": "anybody"}))
+    assert authenticator(issuer="https://game").verify(token({"sub": "ann", "iss": "https://game"}))
+    for claims in ({}, {"iss": "https://game.example"}, {"iss": ""}):
+        with pytest.raises(AuthenticationError):
+            authenticator(issuer="https://game").verify(token({"sub": "ann", **claims}))
+
+
+HEADERS = [
+    {"alg": "HS256", "crit": ["\ud800"]},
+    {"alg": "\ud800"},
+    {"alg": ["HS256"]},
+    {"alg": None},
+    {},
+    {"alg": "HS256", "kid": 7},
+    {"alg": "HS256", "b64": False},
+    [],
+    json.loads("[" * 500 + "]" * 500),
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_headers_of_no_token(header: object) -> None:
+    part = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
+    _, claims, signature = token({"sub": "ann"}).split(".")
+    with pytest.raises(AuthenticationError) as caught:
+        authenticator().verify(f"{part}.{claims}.{signature}")
+    assert isinstance(text_of(caught.value), bytes)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])

@@ -5,6 +5,7 @@ import ssl
 
 from chatcore_server.logging import get_logger
 from chatcore_server.settings import TlsSettings
+from chatcore_server.watched_files import WatchedFiles
 
 _log = get_logger()
 _MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -20,7 +21,7 @@ class CertificateKeeper:
     def __init__(self, settings: TlsSettings) -> None:
         """Raises CertificateError."""
         self._settings = settings
-        self._seen = self._state_of_files()
+        self._watched = WatchedFiles(_files(settings))
         self.context = make_context(settings)
 
     def refresh(self) -> bool:
@@ -29,10 +30,8 @@ class CertificateKeeper:
         What cannot be used is logged once, and the old context stays: certificate and key are two files, and between
         the writing of one and of the other they do not fit.
         """
-        state = self._state_of_files()
-        if state == self._seen:
+        if not self._watched.have_changed():
             return False
-        self._seen = state
         try:
             self.context = make_context(self._settings)
         except CertificateError as error:
@@ -41,21 +40,9 @@ class CertificateKeeper:
         _log.info("certificate_read", file=self._settings.certificate_file)
         return True
 
-    def _state_of_files(self) -> list[tuple[int, int, int] | None]:
-        return [_state(file) for file in _files(self._settings)]
-
 
 def _files(settings: TlsSettings) -> list[str]:
     return [file for file in (settings.certificate_file, settings.key_file, settings.client_ca_file) if file]
-
-
-def _state(file: str) -> tuple[int, int, int] | None:
-    """Changes when the file does, also when it is a link to another file now. None: it is not there."""
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def make_context(settings: TlsSettings) -> ssl.SSLContext:
