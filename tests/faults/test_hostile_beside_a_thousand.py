@@ -26,10 +26,10 @@ pytestmark = pytest.mark.asyncio
 N_PLAYERS = 1_000
 N_HALF_OPEN = 10_000
 LIMITS = {
-    "hello_timeout_ms": 400,
+    "hello_timeout": "400ms",
     # Longer than the five seconds after which one who never reads is closed for that.
-    "heartbeat_ms": 3500,
-    "heartbeat_grace_ms": 3500,
+    "heartbeat": "3500ms",
+    "heartbeat_grace": "3500ms",
     "half_open": 500,  # fewer than the attackers, so that they have to give way
     # The table of floods is one player's: its limits must not be used up by the flood before.
     "player_frames_per_second": 100_000,
