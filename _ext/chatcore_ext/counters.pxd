@@ -4,6 +4,7 @@ cdef enum:
     # One more than the largest error code; see error_codes.pxd.
     N_CODES = 512
     N_FRAME_TYPES = 256
+    N_SEND_CALL_BUCKETS = 12   # frames in a send call: up to 1, 2, 4 and so on, to 1,024, and more
 
 
 # Totals since the start. All zero is a fresh one.
@@ -17,6 +18,8 @@ cdef struct Counters:
     unsigned long long receive_calls
     unsigned long long bytes_received
     unsigned long long send_calls
+    unsigned long long frames_in_send_calls     # frames that were new in the turn of the call
+    unsigned long long[N_SEND_CALL_BUCKETS] send_calls_by_frames
     unsigned long long sends_incomplete         # the kernel took less than it was given
     unsigned long long bytes_sent
     unsigned long long records                  # given to deliver
@@ -27,6 +30,7 @@ cdef struct Counters:
     unsigned long long deliveries_hidden        # of these: without content
     unsigned long long deliveries_left_out      # message x receiver, told later by a GAP
     unsigned long long gaps                     # GAP frames: a channel of a receiver that was behind
+    unsigned long long receivers_paused         # times that a receiver fell so far behind
     unsigned long long signals_left_out         # signal x receiver that was behind
     unsigned long long signals_relayed          # signals with at least one receiver here
     unsigned long long signal_deliveries        # signal x receiver
@@ -36,8 +40,19 @@ cdef struct Counters:
     unsigned long long acks
     unsigned long long sessions_expired
     unsigned long long[N_FRAME_TYPES] frames_received
+    # Those that were made for somebody; of types without a counter of their own above.
+    unsigned long long[N_FRAME_TYPES] frames_sent
     unsigned long long[N_CODES] refused         # REFUSED and FAILED frames by code
     unsigned long long[N_CODES] closed          # connections by the code they were closed with; 0: by the peer
 
 
+cdef inline unsigned int send_call_bucket(unsigned int n_frames) noexcept nogil:
+    cdef unsigned int bucket = 0
+    while n_frames > <unsigned int>1 << bucket and bucket < N_SEND_CALL_BUCKETS - 1:
+        bucket += 1
+    return bucket
+
+
 cdef dict counters_as_dict(const Counters* counters)
+# As durations.pyi, Snapshot.
+cdef tuple send_calls_as_tuple(const Counters* counters)

@@ -1,6 +1,9 @@
 """What a hub counts, by name. The names are those of the metrics, without their prefix."""
 
-from chatcore_ext.constants cimport FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL
+from chatcore_ext.constants cimport (
+    FRAME_CLOSE, FRAME_EVENT, FRAME_FAILED, FRAME_GOAWAY, FRAME_HELLO, FRAME_PING, FRAME_PONG, FRAME_REFUSED,
+    FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL, FRAME_WELCOME,
+)
 from chatcore_ext.error_codes cimport error_name
 
 
@@ -16,6 +19,7 @@ cdef dict counters_as_dict(const Counters* counters):
             "receive_calls": counters.receive_calls,
             "bytes_received": counters.bytes_received,
             "send_calls": counters.send_calls,
+            "frames_in_send_calls": counters.frames_in_send_calls,
             "sends_incomplete": counters.sends_incomplete,
             "bytes_sent": counters.bytes_sent,
             "records": counters.records,
@@ -26,6 +30,7 @@ cdef dict counters_as_dict(const Counters* counters):
             "deliveries_hidden": counters.deliveries_hidden,
             "deliveries_left_out": counters.deliveries_left_out,
             "gaps": counters.gaps,
+            "receivers_paused": counters.receivers_paused,
             "signals_left_out": counters.signals_left_out,
             "signals_relayed": counters.signals_relayed,
             "signal_deliveries": counters.signal_deliveries,
@@ -40,6 +45,18 @@ cdef dict counters_as_dict(const Counters* counters):
             "frames_received_send": counters.frames_received[<int>FRAME_SEND],
             "frames_received_signal": counters.frames_received[<int>FRAME_SIGNAL],
             "frames_received_request": counters.frames_received[<int>FRAME_REQUEST],
+            "frames_sent_welcome": counters.frames_sent[<int>FRAME_WELCOME],
+            "frames_sent_pong": counters.frames_sent[<int>FRAME_PONG],
+            "frames_sent_goaway": counters.frames_sent[<int>FRAME_GOAWAY],
+            "frames_sent_close": counters.frames_sent[<int>FRAME_CLOSE],
+            "frames_sent_ack": counters.acks,
+            "frames_sent_refused": counters.frames_sent[<int>FRAME_REFUSED],
+            "frames_sent_deliver": counters.deliveries,
+            "frames_sent_signal": counters.signal_deliveries,
+            "frames_sent_gap": counters.gaps,
+            "frames_sent_reply": counters.frames_sent[<int>FRAME_REPLY],
+            "frames_sent_failed": counters.frames_sent[<int>FRAME_FAILED],
+            "frames_sent_event": counters.frames_sent[<int>FRAME_EVENT],
             "closed_by_peer": counters.closed[0],
         }
         unsigned long long frames_received = 0
@@ -47,6 +64,12 @@ cdef dict counters_as_dict(const Counters* counters):
     for code in range(N_FRAME_TYPES):
         frames_received += counters.frames_received[code]
     result["frames_received"] = frames_received
+    # Of a type that does not exist, or that only servers send.
+    result["frames_received_other"] = frames_received - (
+        counters.frames_received[<int>FRAME_HELLO] + counters.frames_received[<int>FRAME_PING]
+        + counters.frames_received[<int>FRAME_PONG] + counters.frames_received[<int>FRAME_SEND]
+        + counters.frames_received[<int>FRAME_SIGNAL] + counters.frames_received[<int>FRAME_REQUEST]
+    )
     # Codes appear once they were used: a dict of all of them would be mostly zeros.
     for code in range(1, N_CODES):
         if counters.refused[code]:
@@ -54,6 +77,17 @@ cdef dict counters_as_dict(const Counters* counters):
         if counters.closed[code]:
             result[f"closed_{name_of(code)}"] = counters.closed[code]
     return result
+
+
+cdef tuple send_calls_as_tuple(const Counters* counters):
+    cdef:
+        list buckets = []
+        unsigned long long n_calls = 0
+        int bucket
+    for bucket in range(N_SEND_CALL_BUCKETS):
+        n_calls += counters.send_calls_by_frames[bucket]
+        buckets.append((float(1 << bucket) if bucket < N_SEND_CALL_BUCKETS - 1 else float("inf"), n_calls))
+    return buckets, float(counters.frames_in_send_calls)
 
 
 cdef str name_of(int code):

@@ -8,6 +8,7 @@ from chatcore_ext.fanout cimport channel_reserve, fan_out, fan_out_hidden
 from chatcore_ext.frame cimport write_deliver
 from chatcore_ext.output cimport output_reserve
 from chatcore_ext.routing cimport stamp_hiders
+from chatcore_ext.send_times cimport note_delivery
 
 
 cdef enum:
@@ -55,6 +56,7 @@ cdef void deliver_message(
             &hub.output, channel, frame, size, hidden, HIDDEN_SIZE, offset, stamp, &n_hidden
         )
     if n_receivers:
+        note_delivery(&hub.send_times, place.record.session, place.record.seq)
         hub.counters.messages_delivered += 1
         hub.counters.deliveries += n_receivers
         hub.counters.deliveries_hidden += n_hidden

@@ -51,6 +51,7 @@ cdef bint is_left_out(Output* output, const Member* member, size_t size, unsigne
         if connection.pending + size <= output.pause_pending:
             return False
         connection.congestion |= CONGESTION_BEHIND
+        output.counters.receivers_paused += 1
     if id == 0:
         output.counters.signals_left_out += 1
         return True

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from typing import Final, final
 
+from chatcore_ext.durations import Snapshot
 from chatcore_ext.memberships import Memberships
 from chatcore_ext.turns import Event as Event
 
@@ -47,7 +48,11 @@ class Hub(Memberships):
     def signal(self, channel: bytes, kind: int, sender: bytes, body: bytes) -> int: ...
     def goaway(self, deadline_ms: int, reconnect_window_ms: int) -> None: ...
     def counters(self) -> dict[str, int]:
-        """Totals since the start, and gauges: `connections`, `connections_half_open`, `addresses`, `sessions`,
-        `players`, `channels`, `subscriptions`."""
+        """Totals since the start, and gauges: `connections` (of these `connections_half_open`, `connections_ready`),
+        `connections_closing`, `connection_table_bytes`, `addresses`, `sessions`, `players`, `channels`,
+        `subscriptions`. Costs the same however many there are."""
+    def histograms(self) -> dict[str, Snapshot]:
+        """`frames_per_send_call`; `ack_latency` and `delivery_latency`, in seconds: from the turn that took a SEND of
+        this worker out of its socket until the ACK of its durability, or its DELIVERs, were given to the kernel."""
     def check_invariants(self) -> None:
         """For tests: walks all tables and raises AssertionError where two of them disagree."""

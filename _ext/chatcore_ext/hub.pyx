@@ -7,11 +7,12 @@ from libc.string cimport memcpy
 
 from chatcore_ext.connection cimport CHUNK_SIZE, connection_at, connection_handle
 from chatcore_ext.constants cimport (
-    ACK_SIZE, FRAME_EVENT, FRAME_REPLY, FRAME_WELCOME, GOAWAY_SIZE, HEADER_SIZE, MAX_BODY_LENGTH, MAX_NAME_SIZE,
-    MAX_SIGNAL_BODY_SIZE, RECORD_CONTROL, no_id,
+    ACK_SIZE, FRAME_EVENT, FRAME_GOAWAY, FRAME_REPLY, FRAME_WELCOME, GOAWAY_SIZE, HEADER_SIZE, MAX_BODY_LENGTH,
+    MAX_NAME_SIZE, MAX_SIGNAL_BODY_SIZE, RECORD_CONTROL, no_id,
 )
-from chatcore_ext.counters cimport counters_as_dict
+from chatcore_ext.counters cimport counters_as_dict, send_calls_as_tuple
 from chatcore_ext.delivery cimport deliver_message, direct_players
+from chatcore_ext.durations cimport durations_as_tuple
 from chatcore_ext.error_codes cimport ERROR_FLAG_UNCERTAIN, error_flags
 from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, KIND_HELLO, KIND_REQUEST, KIND_SEND
 from chatcore_ext.fanout cimport append_to_all, channel_reserve
@@ -23,6 +24,7 @@ from chatcore_ext.memberships cimport Memberships
 from chatcore_ext.output cimport output_append, output_reserve
 from chatcore_ext.record cimport read_record
 from chatcore_ext.routing cimport find_name, find_named, subscription_to
+from chatcore_ext.send_times cimport note_ack
 from chatcore_ext.tables cimport STATE_READY, Player, Session
 from chatcore_ext.turns cimport check_code, data_of
 
@@ -151,6 +153,8 @@ cdef class Hub(Memberships):
             write_ack(frame, seq, id, time)
             output_append(&self.state.output, acknowledged, frame, HEADER_SIZE + ACK_SIZE)
             self.state.counters.acks += 1
+            if id:  # otherwise it says no more than that the message was taken in
+                note_ack(&self.state.send_times, acknowledged.session.id, seq)
 
     def refuse(
         self, unsigned long long connection, unsigned long long seq, int code, unsigned int retry_after_ms=0,
@@ -180,6 +184,7 @@ cdef class Hub(Memberships):
         frame = output_reserve(&self.state.output, HEADER_SIZE + size)
         if frame == NULL:
             raise MemoryError
+        self.state.counters.frames_sent[type] += 1
         write_header(frame, type, <unsigned int>size)
         if number_size:
             store_u32(frame + HEADER_SIZE, number)
@@ -224,6 +229,7 @@ cdef class Hub(Memberships):
         cdef:
             Channel* found = <Channel*>find_name(&self.state.routing.channels, channel)
             size_t size = HEADER_SIZE + PyBytes_GET_SIZE(body)
+            unsigned int n_receivers
             uint8_t* frame
         if size - HEADER_SIZE > MAX_BODY_LENGTH:
             raise ValueError(f"a body of {size - HEADER_SIZE} bytes does not fit into a frame")
@@ -234,7 +240,9 @@ cdef class Hub(Memberships):
             raise MemoryError
         write_header(frame, FRAME_EVENT, <unsigned int>(size - HEADER_SIZE))
         memcpy(frame + HEADER_SIZE, data_of(body), size - HEADER_SIZE)
-        return append_to_all(&self.state.output, found, frame, size, self.ready(except_connection))
+        n_receivers = append_to_all(&self.state.output, found, frame, size, self.ready(except_connection))
+        self.state.counters.frames_sent[<int>FRAME_EVENT] += n_receivers
+        return n_receivers
 
     def signal(self, bytes channel not None, unsigned char kind, bytes sender not None, bytes body not None):
         cdef:
@@ -262,6 +270,7 @@ cdef class Hub(Memberships):
         for i in range(self.state.connections.n_chunks * CHUNK_SIZE):
             connection = connection_at(&self.state.connections, i)
             if connection.state == STATE_READY:
+                self.state.counters.frames_sent[<int>FRAME_GOAWAY] += 1
                 output_append(&self.state.output, connection, frame, HEADER_SIZE + GOAWAY_SIZE)
 
     # --- figures ---
@@ -270,12 +279,22 @@ cdef class Hub(Memberships):
         cdef dict result = counters_as_dict(&self.state.counters)
         result["connections"] = self.state.n_open
         result["connections_half_open"] = self.state.n_half_open
+        result["connections_ready"] = self.state.n_open - self.state.n_half_open
+        result["connections_closing"] = self.state.connections.n_used - self.state.n_open
+        result["connection_table_bytes"] = self.state.connections.n_chunks * CHUNK_SIZE * sizeof(Connection)
         result["addresses"] = self.state.addresses.places.n_entries
         result["sessions"] = self.state.routing.sessions.n_entries
         result["players"] = self.state.routing.players.n_entries
         result["channels"] = self.state.routing.channels.n_entries
         result["subscriptions"] = self.state.routing.n_joined
         return result
+
+    def histograms(self):
+        return {
+            "frames_per_send_call": send_calls_as_tuple(&self.state.counters),
+            "ack_latency": durations_as_tuple(&self.state.send_times.ack_latency),
+            "delivery_latency": durations_as_tuple(&self.state.send_times.delivery_latency),
+        }
 
     def check_invariants(self):
         check_hub(&self.state)

@@ -12,6 +12,7 @@ from chatcore_ext.event_queue cimport EventQueue
 from chatcore_ext.half_open cimport HalfOpen
 from chatcore_ext.output cimport Output
 from chatcore_ext.routing cimport Routing
+from chatcore_ext.send_times cimport SendTimes
 from chatcore_ext.tables cimport Session
 from chatcore_ext.timing_wheel cimport Wheel
 
@@ -65,7 +66,9 @@ cdef struct HubState:
     int epoll_descriptor
     unsigned int n_open        # connections that count against max_connections
     unsigned int n_half_open   # of these: no session yet
-    unsigned long long now_ms  # of the turn: monotonic, for deadlines
+    unsigned long long now_us  # of the turn: monotonic, for measuring
+    unsigned long long now_ms  # the same for deadlines; tests shift it
     unsigned long long time_ms  # of the turn: since 1970, for records; never goes back
     unsigned long long clock_shift_ms
+    SendTimes send_times
     uint8_t* receive_buffer       # RECEIVE_BUFFER_SIZE bytes, read into by every connection in turn

@@ -24,6 +24,7 @@ from chatcore_ext.frame cimport (
 from chatcore_ext.output cimport output_append, output_close, output_drop, output_reserve
 from chatcore_ext.record cimport RecordFields, record_size, write_record
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, stamp_hiders, subscription_of
+from chatcore_ext.send_times cimport send_taken
 from chatcore_ext.tables cimport STATE_GREETING, STATE_OPEN, STATE_READY, Channel, Player, Subscription
 from chatcore_ext.token_bucket cimport bucket_take
 
@@ -96,6 +97,7 @@ cdef void append_error(
         store_u64(frame + HEADER_SIZE, number)
     else:
         store_u32(frame + HEADER_SIZE, <unsigned int>number)
+    hub.counters.frames_sent[type] += 1
     write_error_body(
         frame + HEADER_SIZE + number_size, code, flags, retry_after_ms, message, <unsigned int>size
     )
@@ -175,6 +177,7 @@ cdef void on_ping(HubState* hub, Connection* connection, const uint8_t* body, si
     if frame == NULL:
         output_drop(&hub.output, connection, ERROR_OVERLOADED)
         return
+    hub.counters.frames_sent[<int>FRAME_PONG] += 1
     write_header(frame, FRAME_PONG, PING_SIZE)
     memcpy(frame + HEADER_SIZE, body, PING_SIZE)
     output_append(&hub.output, connection, frame, HEADER_SIZE + PING_SIZE)
@@ -241,6 +244,7 @@ cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, si
         event.detail |= SEND_RESEND
     event.channel = subscription.channel.named.name
     write_record(event.data, &record)
+    send_taken(&hub.send_times, connection.session.id, send.seq, hub.now_us)
     hub.counters.sends_accepted += 1
 
 

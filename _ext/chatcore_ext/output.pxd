@@ -68,7 +68,7 @@ cdef inline void output_mark_dirty(Output* output, Connection* connection) noexc
         output.dirty = connection
 
 
-# Note a piece for the next flush. The bytes must stay where they are until then. Whoever would get over the bound,
+# Note a frame for the next flush. The bytes must stay where they are until then. Whoever would get over the bound,
 # though the kernel was offered what is pending, is closed instead (slow_receiver). Checks no state.
 cdef inline void output_append(Output* output, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
     cdef Slice* last
@@ -78,7 +78,8 @@ cdef inline void output_append(Output* output, Connection* connection, const uin
     last = connection.last
     if last != NULL and last.data + last.size == data:
         connection.pending += <unsigned int>size
-        last.size += size
+        last.size += <unsigned int>size
+        last.n_frames += 1
         return
     output_add_slice(output, connection, data, size)
 
@@ -94,7 +95,8 @@ cdef inline void output_add_slice(
             return
         connection.last.next = slice
     slice.data = data
-    slice.size = size
+    slice.size = <unsigned int>size
+    slice.n_frames = 1
     slice.next = NULL
     connection.last = slice
     connection.n_slices += 1
@@ -125,6 +127,8 @@ cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil
 cdef void flush_sockets(Output* output) noexcept nogil
 # All that is pending for a transport as one bytes object, backlog included; empties both.
 cdef bytes take_pending(Connection* connection)
+# A send call for what is pending is about to be made: counts it.
+cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil
 # Move the turn's slices into the backlog. -1: no memory.
 cdef int slices_to_backlog(Connection* connection) noexcept nogil
 # Have epoll look at the socket afresh: what is ready now is told in the next turn (see WATCHED_EVENTS).

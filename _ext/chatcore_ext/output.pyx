@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memmove, memset
 from chatcore_ext.arena cimport arena_free, arena_reset
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
+from chatcore_ext.counters cimport send_call_bucket
 from chatcore_ext.error_codes cimport ERROR_SLOW_RECEIVER, error_flags
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
 from chatcore_ext.tables cimport (
@@ -78,6 +79,7 @@ cdef void output_close(
     if frame == NULL:
         output_drop(output, connection, code)
         return
+    output.counters.frames_sent[<int>FRAME_CLOSE] += 1
     write_header(frame, FRAME_CLOSE, <unsigned int>body_size)
     write_error_body(frame + HEADER_SIZE, code, error_flags(code), retry_after_ms, message, <unsigned int>size)
     output_add_slice(output, connection, frame, HEADER_SIZE + body_size)
@@ -278,6 +280,18 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
         send_pending(output, connection)
 
 
+cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil:
+    cdef:
+        const Slice* slice = &connection.first if connection.last != NULL else NULL
+        unsigned int n_frames = 0
+    while slice != NULL:
+        n_frames += slice.n_frames
+        slice = slice.next
+    output.counters.send_calls += 1
+    output.counters.frames_in_send_calls += n_frames
+    output.counters.send_calls_by_frames[send_call_bucket(n_frames)] += 1
+
+
 cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
     cdef ssize_t sent
     if connection.state == STATE_LOST:
@@ -290,8 +304,8 @@ cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
         if slices_to_backlog(connection) < 0:
             output_drop(output, connection, 0)
         return
+    count_send_call(output, connection)
     sent = send_pieces(output, connection)
-    output.counters.send_calls += 1
     if sent < 0:
         if errno == ENOBUFS or errno == ENOMEM or errno == EINTR:
             rearm(output, connection)  # the socket itself may have room: no edge would come

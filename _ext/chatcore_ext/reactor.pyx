@@ -70,16 +70,17 @@ cdef inline unsigned long long listener_mark(int i) noexcept nogil:
     return <unsigned long long>i
 
 
-cdef unsigned long long milliseconds(int clock) noexcept nogil:
+cdef unsigned long long microseconds(int clock) noexcept nogil:
     cdef timespec now
     clock_gettime(clock, &now)
-    return <unsigned long long>now.tv_sec * 1000 + <unsigned long long>now.tv_nsec // 1000000
+    return <unsigned long long>now.tv_sec * 1000000 + <unsigned long long>now.tv_nsec // 1000
 
 
 cdef void read_clocks(HubState* hub) noexcept nogil:
-    hub.now_ms = milliseconds(CLOCK_MONOTONIC) + hub.clock_shift_ms
+    hub.now_us = microseconds(CLOCK_MONOTONIC)
+    hub.now_ms = hub.now_us // 1000 + hub.clock_shift_ms
     # A clock that was set back stands still until it has caught up: records' times grow.
-    hub.time_ms = max(hub.time_ms, milliseconds(CLOCK_REALTIME))
+    hub.time_ms = max(hub.time_ms, microseconds(CLOCK_REALTIME) // 1000)
 
 
 # --- listening ---

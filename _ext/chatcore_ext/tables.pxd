@@ -37,7 +37,8 @@ cdef struct Deadline:
 # Bytes that a connection is to be sent this turn. They lie in the turn's arena or are static: never freed by this.
 cdef struct Slice:
     const uint8_t* data
-    size_t size
+    unsigned int size          # bytes; `pending` bounds it
+    unsigned int n_frames      # that begin in it
     Slice* next
 
 

@@ -34,14 +34,15 @@ from chatcore_ext.half_open cimport half_open_free
 from chatcore_ext.hub_state cimport Limits
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
-    flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty, slices_to_backlog,
-    take_pending, tell_gaps,
+    count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty,
+    slices_to_backlog, take_pending, tell_gaps,
 )
 from chatcore_ext.reactor cimport (
     Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
     reactor_open, read_clocks, resume_listening, stop_listening, take_input,
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
+from chatcore_ext.send_times cimport measure_noted
 from chatcore_ext.tables cimport (
     CONGESTION_BEHIND, CONGESTION_BLOCKED,
     STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
@@ -260,6 +261,7 @@ cdef class Turns:
             self.state.output.transports = connection.next_dirty
             connection.is_dirty = False
             self.flush_transport(connection)
+        measure_noted(&self.state.send_times)
         output_end_turn(&self.state.output)
         self.reap()
         return 0
@@ -492,10 +494,11 @@ cdef class Turns:
         transport = <object>connection.transport
         if connection.congestion & CONGESTION_BEHIND and connection.state == STATE_READY:
             tell_gaps(&self.state.output, connection)
+        if connection.pending:
+            count_send_call(&self.state.output, connection)
         pending = take_pending(connection)
         try:
             if pending:
-                self.state.counters.send_calls += 1
                 self.state.counters.bytes_sent += len(pending)
                 transport.write(pending)
             if connection.state == STATE_CLOSING and connection.transport != NULL:

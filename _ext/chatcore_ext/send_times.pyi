@@ -1,0 +1,1 @@
+"""How long sends take (send_times.pxd). Nothing for Python; `Hub.histograms` has the result."""
