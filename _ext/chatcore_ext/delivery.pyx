@@ -9,6 +9,7 @@ from chatcore_ext.frame cimport write_deliver
 from chatcore_ext.output cimport output_reserve
 from chatcore_ext.routing cimport stamp_hiders
 from chatcore_ext.send_times cimport note_delivery
+from chatcore_ext.tap_points cimport tap_fanned_out
 
 
 cdef enum:
@@ -33,7 +34,7 @@ cdef void deliver_message(
         unsigned int n_receivers
         unsigned int n_hidden = 0
         uint8_t* frame
-        uint8_t* hidden
+        uint8_t* hidden = NULL
     channel.last_id = offset
     if channel.n_members == 0:
         return
@@ -55,6 +56,8 @@ cdef void deliver_message(
         n_receivers = fan_out_hidden(
             &hub.output, channel, frame, size, hidden, HIDDEN_SIZE, offset, stamp, &n_hidden
         )
+    if hub.tap.is_on:
+        tap_fanned_out(hub, channel, frame, hidden, offset, NULL, stamp)
     if n_receivers:
         note_delivery(&hub.send_times, place.record.session, place.record.seq)
         hub.counters.messages_delivered += 1

@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
@@ -21,11 +22,12 @@ from chatcore_ext.inbound cimport append_failed, append_refused, relay_signal
 from chatcore_ext.invariants cimport check_hub
 from chatcore_ext.log_view cimport Placement
 from chatcore_ext.memberships cimport Memberships
-from chatcore_ext.output cimport output_append, output_reserve
+from chatcore_ext.output cimport output_frame, output_reserve
 from chatcore_ext.record cimport read_record
 from chatcore_ext.routing cimport find_name, find_named, subscription_to
 from chatcore_ext.send_times cimport note_ack
 from chatcore_ext.tables cimport STATE_READY, Player, Session
+from chatcore_ext.tap_points cimport tap_event_to_all, tap_record
 from chatcore_ext.turns cimport check_code, data_of
 
 from chatcore_ext import turns
@@ -77,6 +79,9 @@ cdef class Hub(Memberships):
         strangers = self.strangers_to(channel)
         head = self.view.head(channel) if strangers else None
         self.view.place_fields(partition, offset, time, channel, &place)
+        if self.state.tap.is_on and channel in self.traced_channels:
+            found = <Channel*>find_name(&self.state.routing.channels, channel)
+            tap_record(&self.state, <PyObject*>channel, found, offset, &place)
         if not place.first:
             self.state.counters.records_repeated += 1
             return 0
@@ -151,7 +156,7 @@ cdef class Hub(Memberships):
             if frame == NULL:
                 raise MemoryError
             write_ack(frame, seq, id, time)
-            output_append(&self.state.output, acknowledged, frame, HEADER_SIZE + ACK_SIZE)
+            output_frame(&self.state.output, acknowledged, frame, HEADER_SIZE + ACK_SIZE)
             self.state.counters.acks += 1
             if id:  # otherwise it says no more than that the message was taken in
                 note_ack(&self.state.send_times, acknowledged.session.id, seq)
@@ -189,7 +194,7 @@ cdef class Hub(Memberships):
         if number_size:
             store_u32(frame + HEADER_SIZE, number)
         memcpy(frame + HEADER_SIZE + number_size, data_of(body), size - number_size)
-        output_append(&self.state.output, connection, frame, HEADER_SIZE + size)
+        output_frame(&self.state.output, connection, frame, HEADER_SIZE + size)
         return True
 
     def welcome(self, unsigned long long connection, bytes body not None):
@@ -228,6 +233,7 @@ cdef class Hub(Memberships):
     def event_to_channel(self, bytes channel not None, bytes body not None, unsigned long long except_connection=0):
         cdef:
             Channel* found = <Channel*>find_name(&self.state.routing.channels, channel)
+            Connection* excepted
             size_t size = HEADER_SIZE + PyBytes_GET_SIZE(body)
             unsigned int n_receivers
             uint8_t* frame
@@ -240,7 +246,10 @@ cdef class Hub(Memberships):
             raise MemoryError
         write_header(frame, FRAME_EVENT, <unsigned int>(size - HEADER_SIZE))
         memcpy(frame + HEADER_SIZE, data_of(body), size - HEADER_SIZE)
-        n_receivers = append_to_all(&self.state.output, found, frame, size, self.ready(except_connection))
+        excepted = self.ready(except_connection)
+        if self.state.tap.is_on:
+            tap_event_to_all(&self.state, found, frame, excepted)
+        n_receivers = append_to_all(&self.state.output, found, frame, size, excepted)
         self.state.counters.frames_sent[<int>FRAME_EVENT] += n_receivers
         return n_receivers
 
@@ -271,7 +280,7 @@ cdef class Hub(Memberships):
             connection = connection_at(&self.state.connections, i)
             if connection.state == STATE_READY:
                 self.state.counters.frames_sent[<int>FRAME_GOAWAY] += 1
-                output_append(&self.state.output, connection, frame, HEADER_SIZE + GOAWAY_SIZE)
+                output_frame(&self.state.output, connection, frame, HEADER_SIZE + GOAWAY_SIZE)
 
     # --- figures ---
 

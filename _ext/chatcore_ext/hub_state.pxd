@@ -14,6 +14,7 @@ from chatcore_ext.output cimport Output
 from chatcore_ext.routing cimport Routing
 from chatcore_ext.send_times cimport SendTimes
 from chatcore_ext.tables cimport Session
+from chatcore_ext.tap cimport Tap
 from chatcore_ext.timing_wheel cimport Wheel
 
 
@@ -60,6 +61,7 @@ cdef struct HubState:
     Output output
     EventQueue events
     Wheel wheel
+    Tap tap
     Session* expired           # whose grace has ended in this turn; linked by next_expired
     Listener[MAX_LISTENERS] listeners
     int n_listeners

@@ -21,11 +21,12 @@ from chatcore_ext.frame cimport (
     SendFields, SignalFields, error_body_size, load_u32, read_send, read_signal, store_u32, store_u64,
     write_error_body, write_header, write_signal,
 )
-from chatcore_ext.output cimport output_append, output_close, output_drop, output_reserve
+from chatcore_ext.output cimport output_close, output_drop, output_frame, output_reserve
 from chatcore_ext.record cimport RecordFields, record_size, write_record
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, stamp_hiders, subscription_of
 from chatcore_ext.send_times cimport send_taken
 from chatcore_ext.tables cimport STATE_GREETING, STATE_OPEN, STATE_READY, Channel, Player, Subscription
+from chatcore_ext.tap_points cimport tap_fanned_out, tap_inbound
 from chatcore_ext.token_bucket cimport bucket_take
 
 
@@ -101,7 +102,7 @@ cdef void append_error(
     write_error_body(
         frame + HEADER_SIZE + number_size, code, flags, retry_after_ms, message, <unsigned int>size
     )
-    output_append(&hub.output, connection, frame, HEADER_SIZE + body_size)
+    output_frame(&hub.output, connection, frame, HEADER_SIZE + body_size)
 
 
 cdef void append_refused(
@@ -180,7 +181,7 @@ cdef void on_ping(HubState* hub, Connection* connection, const uint8_t* body, si
     hub.counters.frames_sent[<int>FRAME_PONG] += 1
     write_header(frame, FRAME_PONG, PING_SIZE)
     memcpy(frame + HEADER_SIZE, body, PING_SIZE)
-    output_append(&hub.output, connection, frame, HEADER_SIZE + PING_SIZE)
+    output_frame(&hub.output, connection, frame, HEADER_SIZE + PING_SIZE)
 
 
 # So far behind that the log's readers may no longer know whether they have seen it: they would drop it, acknowledged.
@@ -293,6 +294,8 @@ cdef unsigned int relay_signal(
         frame, channel.number, signal.kind, signal.sender, signal.sender_len, signal.body, signal.body_len
     )
     n_receivers = fan_out(&hub.output, channel, frame, size, 0, excepted, stamp)
+    if hub.tap.is_on:
+        tap_fanned_out(hub, channel, frame, NULL, 0, excepted, stamp)
     if n_receivers:
         hub.counters.signals_relayed += 1
         hub.counters.signal_deliveries += n_receivers
@@ -334,6 +337,8 @@ cdef void handle_frame(
     HubState* hub, Connection* connection, int type, const uint8_t* body, size_t size
 ) noexcept nogil:
     hub.counters.frames_received[type] += 1
+    if hub.tap.is_on:
+        tap_inbound(hub, connection, type, body, size)
     if connection.state == STATE_READY:
         handle_ready(hub, connection, type, body, size)
     elif connection.state == STATE_OPEN and type == FRAME_HELLO:

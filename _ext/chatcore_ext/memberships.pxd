@@ -1,8 +1,8 @@
-"""The second part of the hub's class: sessions and channels."""
+"""The third part of the hub's class: sessions and channels."""
 
 from chatcore_ext.tables cimport Subscription
-from chatcore_ext.turns cimport Turns
+from chatcore_ext.tracing cimport Tracing
 
 
-cdef class Memberships(Turns):
+cdef class Memberships(Tracing):
     cdef Subscription* subscription(self, unsigned long long handle, bytes name) noexcept

@@ -1,9 +1,9 @@
 """The hub's sessions and channels: who is here, as whom, and in which channels."""
 
-from chatcore_ext.turns import Turns
+from chatcore_ext.tracing import Tracing
 
-class Memberships(Turns):
-    """The middle of `Hub`; not used by itself."""
+class Memberships(Tracing):
+    """The third part of `Hub`; not used by itself."""
     # Sessions
     def attach(self, connection: int, session_id: int, player: bytes) -> int:
         """The greeted connection is ready and belongs to this session (new, or here within its grace), whose older

@@ -14,7 +14,8 @@ from chatcore_ext.routing cimport (
 from chatcore_ext.tables cimport STATE_GREETING, STATE_READY, Channel, Connection, Player, Session, Subscription
 from chatcore_ext.timing_wheel cimport wheel_cancel
 from chatcore_ext.token_bucket cimport bucket_init
-from chatcore_ext.turns cimport Turns, check_code, name_of
+from chatcore_ext.tracing cimport Tracing
+from chatcore_ext.turns cimport check_code, name_of
 
 cdef int check_player_name(bytes player) except -1:
     if not 0 < PyBytes_GET_SIZE(player) <= MAX_NAME_SIZE:
@@ -28,7 +29,7 @@ cdef int check_channel_name(bytes channel) except -1:
     return 0
 
 
-cdef class Memberships(Turns):
+cdef class Memberships(Tracing):
 
     # --- sessions ---
 
@@ -61,6 +62,8 @@ cdef class Memberships(Turns):
         attached.session = session
         attached.state = STATE_READY
         self.state.n_half_open -= 1
+        if self.state.tap.is_on:
+            self.note_attached(attached)
         return session.player.n_sessions
 
     def end_session(self, unsigned long long session_id, int code):
@@ -130,6 +133,8 @@ cdef class Memberships(Turns):
                 return 0
             joined = channel_get(&self.state.routing, channel)
             try:
+                if self.state.tap.is_on:
+                    self.note_channel(joined)
                 if joined.n_members + joined.n_pending == 0:
                     self.view.pin_channel(channel)
                 subscription = subscription_new(&self.state.routing, joining, joined)
@@ -150,6 +155,8 @@ cdef class Memberships(Turns):
         subscription_join(&self.state.routing, subscription)
         subscription.may_send = may_send
         subscription.refusal = 0
+        if self.state.tap.is_on:
+            self.note_joined(subscription)
         return subscription.channel.number
 
     def cancel_join(self, unsigned long long connection, bytes channel not None, unsigned long long generation):

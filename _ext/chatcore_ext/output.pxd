@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t
 from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
 from chatcore_ext.counters cimport Counters
 from chatcore_ext.tables cimport Connection, Slice
+from chatcore_ext.tap cimport Tap, tap_out
 
 
 cdef extern from *:
@@ -59,6 +60,7 @@ cdef struct Output:
     uint8_t* scratch              # where many small slices are joined
     size_t scratch_capacity
     Counters* counters
+    Tap* tap
 
 
 cdef inline void output_mark_dirty(Output* output, Connection* connection) noexcept nogil:
@@ -102,6 +104,13 @@ cdef inline void output_add_slice(
     connection.n_slices += 1
     connection.pending += <unsigned int>size
     output_mark_dirty(output, connection)
+
+
+# A whole frame to this connection alone, as output_append; a trace sees it.
+cdef inline void output_frame(Output* output, Connection* connection, const uint8_t* frame, size_t size) noexcept nogil:
+    if output.tap.is_on:
+        tap_out(output.tap, connection, frame, NULL)
+    output_append(output, connection, frame, size)
 
 
 # Room for a frame in the arena. NULL: no memory.

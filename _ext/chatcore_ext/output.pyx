@@ -82,6 +82,8 @@ cdef void output_close(
     output.counters.frames_sent[<int>FRAME_CLOSE] += 1
     write_header(frame, FRAME_CLOSE, <unsigned int>body_size)
     write_error_body(frame + HEADER_SIZE, code, error_flags(code), retry_after_ms, message, <unsigned int>size)
+    if output.tap.is_on:
+        tap_out(output.tap, connection, frame, NULL)
     output_add_slice(output, connection, frame, HEADER_SIZE + body_size)
 
 
@@ -267,6 +269,8 @@ cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil:
             write_gap(
                 frame, subscription.channel.number, subscription.first_left_out - 1, subscription.channel.last_id
             )
+            if output.tap.is_on:
+                tap_out(output.tap, connection, frame, subscription.channel)
             subscription.first_left_out = 0
             output.counters.gaps += 1
             output_add_slice(output, connection, frame, HEADER_SIZE + GAP_SIZE)

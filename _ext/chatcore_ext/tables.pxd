@@ -79,7 +79,8 @@ cdef struct Connection:
     Bucket excess              # frames over that limit which it may send before it is closed
     FrameAssembler assembler
     unsigned int address       # slot of the peer's; 0: none is known
-    unsigned int padding       # to three whole cache lines, so that the next connection begins one too
+    unsigned char traced       # bits of Traced, of meaning while the tap is on
+    unsigned char[3] padding   # to three whole cache lines, so that the next connection begins one too
 
 
 # What has a name begins with this. The name is a bytes object: events and callbacks hand it out without a copy.
@@ -157,3 +158,4 @@ cdef struct Channel:
     uint8_t* extent_end           # one past the last frame
     uint8_t* extent_limit         # one past the room reserved
     unsigned int extent_size   # bytes reserved last, when frames of the turn did not lie together
+    unsigned char is_traced

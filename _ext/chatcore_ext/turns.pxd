@@ -24,6 +24,8 @@ cdef class Turns:
     cdef:
         HubState state
         LogView view
+        set traced_channels        # names; None: no trace
+        set traced_players
         object on_direct
         object on_control
         list events                # tuples that nobody has taken yet

@@ -47,6 +47,7 @@ from chatcore_ext.tables cimport (
     CONGESTION_BEHIND, CONGESTION_BLOCKED,
     STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
 )
+from chatcore_ext.tap cimport TAP_DETACHED, TAP_LEFT, TRACED_PLAYER, Tap, TapEvent, tap_close, tap_note_of
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
 from chatcore_ext.token_bucket cimport MAX_BURST
 
@@ -69,6 +70,16 @@ cdef int check_code(int code) except -1:
     if not 0 <= code < N_CODES:
         raise ValueError(f"{code} is no error code")
     return 0
+
+
+cdef void note_detached(Tap* tap, const Connection* connection) noexcept:
+    cdef TapEvent* event
+    if not connection.traced & TRACED_PLAYER:
+        return
+    event = tap_note_of(tap, TAP_DETACHED, connection, NULL)
+    if event != NULL:
+        event.numbers[0] = connection.session.id if connection.session != NULL else 0
+        event.numbers[1] = connection.close_code
 
 
 cdef class Turns:
@@ -122,6 +133,7 @@ cdef class Turns:
         if pause_pending_size is not None:
             state.output.pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending_size)
         state.output.counters = &state.counters
+        state.output.tap = &state.tap
         state.output.turn = 1
         self.view = view
         self.on_direct = on_direct
@@ -167,6 +179,7 @@ cdef class Turns:
         queue_free(&self.state.events)
         output_free(&self.state.output)
         wheel_free(&self.state.wheel)
+        tap_close(&self.state.tap)
         reactor_close(&self.state)
 
     # --- turns ---
@@ -310,6 +323,9 @@ cdef class Turns:
 
     cdef int drop_subscription(self, Subscription* subscription) except -1:
         cdef bytes name = name_of(&subscription.channel.named)
+        if self.state.tap.is_on and subscription.is_joined:
+            if subscription.channel.is_traced or subscription.connection.traced & TRACED_PLAYER:
+                tap_note_of(&self.state.tap, TAP_LEFT, subscription.connection, subscription.channel)
         if subscription_free(&self.state.routing, subscription):
             self.view.unpin_channel(name)
         return 0
@@ -329,6 +345,8 @@ cdef class Turns:
         if session == NULL:
             self.state.n_half_open -= 1
         self.state.counters.closed[connection.close_code] += 1
+        if self.state.tap.is_on:
+            note_detached(&self.state.tap, connection)
         while connection.subscriptions != NULL:
             subscription = connection.subscriptions
             if subscription.is_joined:

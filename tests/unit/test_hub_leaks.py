@@ -36,6 +36,7 @@ def allocated() -> tuple[int, int]:
 
 
 def live_a_life(world: World, round_number: int) -> None:
+    world.hub.trace([b"player-%d" % (round_number % 5)], [b"room:everybody"], with_bodies=True)
     peers = [world.login(b"player-%d" % i, round_number * 10 + i + 1) for i in range(4)]
     for peer in peers:
         for channel in (b"room:everybody", b"room:%d" % (round_number % 3)):
@@ -55,6 +56,9 @@ def live_a_life(world: World, round_number: int) -> None:
         peer.close()
     world.pump()
     world.pass_time(20_000)
+    if round_number % 2:
+        world.hub.take_trace()
+    world.hub.trace([], [])
     world.events.clear()
     world.peers.clear()
     world.parsers.clear()

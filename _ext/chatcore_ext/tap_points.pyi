@@ -1,0 +1,1 @@
+"""What is noted where, for compiled code only (tap_points.pxd)."""
