@@ -1,7 +1,7 @@
 # The two commands of the README are `make run` and `make test`; the rest is for work on chatcore itself.
 # What each does lies in tools/, so that CI and people run the same scripts.
 .DEFAULT_GOAL := help
-.PHONY: help run test check ci lint types wheel debug asan coverage bench compare measure clean
+.PHONY: help run test check ci lint types wheel debug asan coverage bench compare instructions measure clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ bench:           ## the micro benchmarks; docs/performance.md has the whole-serv
 
 compare:         ## the last `make bench` beside the stored baseline; fails where something got slower
 	@.venv-release/bin/python tools/bench_compare.py build/benchmarks.json
+
+instructions:    ## the instructions of the compiled hot paths beside the stored counts; needs valgrind
+	@tools/count-instructions
 
 measure:         ## the whole server beside a bare C server, for docs/performance.md; under ten minutes
 	@tools/measure-server
