@@ -44,6 +44,7 @@ cdef inline Connection* connection_of(const ConnectionTable* table, unsigned lon
 
 # All zero but for its address, in STATE_OPEN. NULL: no memory.
 cdef Connection* connection_new(ConnectionTable* table) noexcept nogil
-# Frees what it owns except the descriptor and the transport, which the caller has given up; it must be in no list.
+# Frees what it owns except the descriptor, the transport and the backlog, which the caller has given up; it must be in
+# no list.
 cdef void connection_release(ConnectionTable* table, Connection* connection) noexcept nogil
 cdef void connection_table_free(ConnectionTable* table) noexcept nogil

@@ -59,8 +59,6 @@ cdef Connection* connection_new(ConnectionTable* table) noexcept nogil:
 
 
 cdef void connection_release(ConnectionTable* table, Connection* connection) noexcept nogil:
-    free(connection.backlog)
-    connection.backlog = NULL
     assembler_clear(&connection.assembler)
     connection.state = STATE_FREE
     connection.next_dirty = table.free

@@ -13,6 +13,7 @@ cdef struct Counters:
     unsigned long long connections_accepted
     unsigned long long connections_refused      # over a limit of connections
     unsigned long long connections_refused_by_address  # of these: over a limit of their address
+    unsigned long long connections_refused_by_pending  # over the bytes unsent to all
     unsigned long long half_open_gave_way       # without HELLO, to newer connections
     unsigned long long accept_pauses            # out of descriptors or memory
     unsigned long long receive_calls
@@ -31,6 +32,7 @@ cdef struct Counters:
     unsigned long long deliveries_left_out      # message x receiver, told later by a GAP
     unsigned long long gaps                     # GAP frames: a channel of a receiver that was behind
     unsigned long long receivers_paused         # times that a receiver fell so far behind
+    unsigned long long backlogs_refused         # a receiver took too little while too many bytes were unsent to all
     unsigned long long signals_left_out         # signal x receiver that was behind
     unsigned long long signals_relayed          # signals with at least one receiver here
     unsigned long long signal_deliveries        # signal x receiver

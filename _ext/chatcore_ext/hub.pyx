@@ -291,6 +291,7 @@ cdef class Hub(Memberships):
         result["connections_ready"] = self.state.n_open - self.state.n_half_open
         result["connections_closing"] = self.state.connections.n_used - self.state.n_open
         result["connection_table_bytes"] = self.state.connections.n_chunks * CHUNK_SIZE * sizeof(Connection)
+        result["pending_bytes"] = self.state.output.total_pending
         result["addresses"] = self.state.addresses.places.n_entries
         result["sessions"] = self.state.routing.sessions.n_entries
         result["players"] = self.state.routing.players.n_entries

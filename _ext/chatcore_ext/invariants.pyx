@@ -1,6 +1,7 @@
 """Walks all tables of a hub and says where two of them disagree; see invariants.pxd."""
 
 from chatcore_ext.addresses cimport Addresses
+from chatcore_ext.backlog cimport backlog_size
 from chatcore_ext.connection cimport CHUNK_SIZE, connection_at
 from chatcore_ext.pointer_table cimport PointerTable, table_get
 from chatcore_ext.routing cimport find_named
@@ -72,6 +73,7 @@ cdef int check_connections(HubState* hub) except -1:
     cdef:
         Connection* connection
         unsigned int i, n_used = 0, n_open = 0, n_half_open = 0, n_subscriptions = 0
+        size_t n_pending = 0
         list by_address = [0] * hub.addresses.capacity
     for i in range(hub.connections.n_chunks * CHUNK_SIZE):
         connection = connection_at(&hub.connections, i)
@@ -84,10 +86,12 @@ cdef int check_connections(HubState* hub) except -1:
         if connection.address:
             by_address[connection.address] += 1
         n_subscriptions += connection.n_subscriptions
+        n_pending += backlog_size(connection)
         check_connection(hub, connection)
     claim(n_used == hub.connections.n_used, "used connections are miscounted")
     claim(n_open == hub.n_open, "open connections are miscounted")
     claim(n_half_open == hub.n_half_open, "half-open connections are miscounted")
+    claim(n_pending == hub.output.total_pending, "unsent bytes are miscounted")
     check_addresses(&hub.addresses, by_address)
     claim(n_subscriptions == hub.routing.subscriptions.n_entries, "a subscription without a connection")
     return 0

@@ -56,6 +56,8 @@ cdef struct Output:
     unsigned long long turn    # numbers the resets: tells whether something in the arena is of this turn
     unsigned int max_pending   # bytes unsent per connection, then it is closed
     unsigned int pause_pending  # bytes unsent per connection, then it is sent no more messages and signals
+    size_t total_pending       # bytes in the backlogs of all connections
+    size_t max_total_pending   # from there on no backlog grows; see backlog.pxd
     int epoll_descriptor
     uint8_t* scratch              # where many small slices are joined
     size_t scratch_capacity
@@ -135,11 +137,9 @@ cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil
 # Send to every dirty socket; transports are moved to `transports`. Doomed ones go to `doomed`.
 cdef void flush_sockets(Output* output) noexcept nogil
 # All that is pending for a transport as one bytes object, backlog included; empties both.
-cdef bytes take_pending(Connection* connection)
+cdef bytes take_pending(Output* output, Connection* connection)
 # A send call for what is pending is about to be made: counts it.
 cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil
-# Move the turn's slices into the backlog. -1: no memory.
-cdef int slices_to_backlog(Connection* connection) noexcept nogil
 # Have epoll look at the socket afresh: what is ready now is told in the next turn (see WATCHED_EVENTS).
 cdef void rearm(Output* output, const Connection* connection) noexcept nogil
 # After the flush: the arena is empty again.

@@ -3,17 +3,20 @@
 from libc.stdint cimport uint8_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
 
 from chatcore_ext.arena cimport arena_free, arena_reset
+from chatcore_ext.backlog cimport (
+    backlog_bytes, backlog_free, backlog_size, copy_slices, forget_slices, keep_rest, slices_to_backlog,
+)
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
 from chatcore_ext.counters cimport send_call_bucket
-from chatcore_ext.error_codes cimport ERROR_SLOW_RECEIVER, error_flags
+from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_SLOW_RECEIVER, error_flags
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
 from chatcore_ext.tables cimport (
-    CONGESTION_BEHIND, CONGESTION_BLOCKED, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Backlog,
+    CONGESTION_BEHIND, CONGESTION_BLOCKED, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY,
     Subscription,
 )
 
@@ -43,7 +46,6 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     # Pieces per sendmsg. Beyond it joining them by a copy is cheaper than to have the kernel walk them.
     MAX_PIECES = 64
-    MIN_BACKLOG = 1024  # bytes
 
 
 # --- the end of a connection ---
@@ -96,93 +98,6 @@ cdef bint output_make_room(Output* output, Connection* connection, size_t size) 
 cdef void output_overflow(Output* output, Connection* connection) noexcept nogil:
     # What is pending stays: CLOSE must begin where a frame ends, and the kernel may have taken half of one.
     output_close(output, connection, ERROR_SLOW_RECEIVER, NULL, 0, 0)
-
-
-# --- backlog ---
-
-cdef inline uint8_t* backlog_bytes(Backlog* backlog) noexcept nogil:
-    return <uint8_t*>backlog + sizeof(Backlog)
-
-
-# Room for `size` more bytes behind the backlog's end. -1: no memory.
-cdef int grow_backlog(Connection* connection, size_t size) noexcept nogil:
-    cdef:
-        Backlog* backlog = connection.backlog
-        size_t held = 0
-        size_t capacity
-    if backlog != NULL:
-        held = backlog.end - backlog.start
-        if backlog.end + size <= backlog.capacity:
-            return 0
-        if held + size <= backlog.capacity:
-            memmove(backlog_bytes(backlog), backlog_bytes(backlog) + backlog.start, held)
-            backlog.start = 0
-            backlog.end = held
-            return 0
-    capacity = MIN_BACKLOG
-    while capacity < held + size:
-        capacity *= 2
-    backlog = <Backlog*>malloc(sizeof(Backlog) + capacity)
-    if backlog == NULL:
-        return -1
-    backlog.start = 0
-    backlog.end = held
-    backlog.capacity = capacity
-    if held:
-        memcpy(backlog_bytes(backlog), backlog_bytes(connection.backlog) + connection.backlog.start, held)
-    free(connection.backlog)
-    connection.backlog = backlog
-    return 0
-
-
-cdef inline void forget_slices(Connection* connection) noexcept nogil:
-    connection.last = NULL
-    connection.n_slices = 0
-
-
-# Copies all slices but their first `skip` bytes behind `target`.
-cdef void copy_slices(const Connection* connection, size_t skip, uint8_t* target) noexcept nogil:
-    cdef const Slice* slice = &connection.first
-    if connection.last == NULL:
-        return
-    while slice != NULL:
-        if skip >= slice.size:
-            skip -= slice.size
-        else:
-            memcpy(target, slice.data + skip, slice.size - skip)
-            target += slice.size - skip
-            skip = 0
-        slice = slice.next
-
-
-cdef inline size_t backlog_size(const Connection* connection) noexcept nogil:
-    return 0 if connection.backlog == NULL else connection.backlog.end - connection.backlog.start
-
-
-cdef int slices_to_backlog(Connection* connection) noexcept nogil:
-    return keep_rest(connection, 0)
-
-
-# The first `sent` of the pending bytes are out: the backlog becomes the rest. -1: no memory.
-cdef int keep_rest(Connection* connection, size_t sent) noexcept nogil:
-    cdef:
-        size_t held = backlog_size(connection)
-        size_t size = connection.pending - held  # of the slices
-        size_t skip = 0
-    if sent < held:
-        connection.backlog.start += sent
-    else:
-        skip = sent - held
-        free(connection.backlog)
-        connection.backlog = NULL
-    if size > skip:
-        if grow_backlog(connection, size - skip) < 0:
-            return -1
-        copy_slices(connection, skip, backlog_bytes(connection.backlog) + connection.backlog.end)
-        connection.backlog.end += size - skip
-    connection.pending -= <unsigned int>sent
-    forget_slices(connection)
-    return 0
 
 
 # --- flush ---
@@ -244,8 +159,7 @@ cdef ssize_t send_pieces(Output* output, Connection* connection) noexcept nogil:
 
 cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
     if connection.backlog != NULL:
-        free(connection.backlog)
-        connection.backlog = NULL
+        backlog_free(output, connection)
     forget_slices(connection)
     connection.pending = 0
     if connection.state == STATE_CLOSING:
@@ -305,8 +219,8 @@ cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
         all_sent(output, connection)
         return
     if connection.congestion & CONGESTION_BLOCKED:
-        if slices_to_backlog(connection) < 0:
-            output_drop(output, connection, 0)
+        if slices_to_backlog(output, connection) < 0:
+            output_drop(output, connection, ERROR_OVERLOADED)
         return
     count_send_call(output, connection)
     sent = send_pieces(output, connection)
@@ -323,8 +237,8 @@ cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
         all_sent(output, connection)
         return
     output.counters.sends_incomplete += 1
-    if keep_rest(connection, <size_t>sent) < 0:
-        output_drop(output, connection, 0)
+    if keep_rest(output, connection, <size_t>sent) < 0:
+        output_drop(output, connection, ERROR_OVERLOADED)
         forget_slices(connection)
         return
     connection.congestion |= CONGESTION_BLOCKED
@@ -347,7 +261,7 @@ cdef void flush_sockets(Output* output) noexcept nogil:
         connection = following
 
 
-cdef bytes take_pending(Connection* connection):
+cdef bytes take_pending(Output* output, Connection* connection):
     cdef:
         bytes pending = PyBytes_FromStringAndSize(NULL, connection.pending)
         uint8_t* target = <uint8_t*>PyBytes_AS_STRING(pending)
@@ -355,8 +269,7 @@ cdef bytes take_pending(Connection* connection):
     if held:
         memcpy(target, backlog_bytes(connection.backlog) + connection.backlog.start, held)
     copy_slices(connection, 0, target + held)
-    free(connection.backlog)
-    connection.backlog = NULL
+    backlog_free(output, connection)
     forget_slices(connection)
     connection.pending = 0
     return pending

@@ -11,7 +11,7 @@ from chatcore_ext.addresses cimport (
 from chatcore_ext.connection cimport connection_handle, connection_new, connection_of, connection_release
 from chatcore_ext.constants cimport BURST_EVENTS, RECEIVE_BUFFER_SIZE
 from chatcore_ext.deadlines cimport set_deadline
-from chatcore_ext.error_codes cimport ERROR_TOO_MANY_CONNECTIONS
+from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_TOO_MANY_CONNECTIONS
 from chatcore_ext.frame cimport FRAME_NEED_MORE, FRAME_READY, Frame, assembler_clear, next_frame
 from chatcore_ext.half_open cimport half_open_add, half_open_take_oldest
 from chatcore_ext.hub_state cimport MAX_LISTENERS
@@ -63,7 +63,7 @@ cdef enum:
     ACCEPTS_PER_TURN = 64      # a storm of new connections must not hold up those that are here
     # Connections that are ending and may still hear why; when there are more, refused ones are closed without a word.
     MAX_ENDING = 1024
-    RETRY_AFTER_MS = 1000      # told to one connection too many of an address
+    RETRY_AFTER_MS = 1000      # told to one connection too many of an address, or while too much is unsent
 
 # Marks a listener among the handles of an epoll set: no connection has generation 0.
 cdef inline unsigned long long listener_mark(int i) noexcept nogil:
@@ -160,6 +160,10 @@ cdef Entry entry_for(HubState* hub, unsigned int address) noexcept nogil:
     if entry.retry_after_ms:
         hub.counters.connections_refused_by_address += 1
         entry.refusal = ERROR_TOO_MANY_CONNECTIONS
+    elif hub.output.total_pending >= hub.output.max_total_pending:
+        hub.counters.connections_refused_by_pending += 1
+        entry.refusal = ERROR_OVERLOADED
+        entry.retry_after_ms = RETRY_AFTER_MS
     elif hub.n_open >= hub.limits.max_connections or hub.n_half_open >= hub.limits.max_half_open:
         if not make_way(hub):
             entry.refusal = ERROR_TOO_MANY_CONNECTIONS

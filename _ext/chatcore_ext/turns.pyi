@@ -20,6 +20,7 @@ class Turns:
         max_frame_size: int = ...,
         max_pending_size: int = ...,
         pause_pending_size: int | None = ...,
+        max_total_pending_size: int = ...,
         max_connections: int = ...,
         max_channels_per_connection: int = ...,
         max_body_size: int = ...,
@@ -45,6 +46,9 @@ class Turns:
 
         pause_pending_size: bytes unsent to a connection from which on messages and signals to it are left out, until
         all is out; then a GAP for each channel says what was. None: half of max_pending_size.
+        max_total_pending_size: bytes unsent to all connections after a turn. From there on new connections are refused
+        (overloaded), and whoever does not take what it is sent is left out of messages at once, or closed (overloaded)
+        if it is owed something else.
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
         heartbeat_timeout_ms: time without a whole frame after which a connection is closed (heartbeat and grace
         together).

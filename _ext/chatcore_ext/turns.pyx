@@ -15,6 +15,7 @@ from libc.stdint cimport uint8_t
 from chatcore_ext.addresses cimport (
     NO_ADDRESS, address_find, address_leave, addresses_free, key_of_text, set_networks, text_of_key,
 )
+from chatcore_ext.backlog cimport backlog_free, slices_to_backlog
 from chatcore_ext.connection cimport (
     CHUNK_SIZE, connection_at, connection_handle, connection_new, connection_of, connection_release,
     connection_table_free,
@@ -23,8 +24,8 @@ from chatcore_ext.constants cimport (
     BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST,
     DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION,
     DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN,
-    DEFAULT_MAX_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
-    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
+    DEFAULT_MAX_PENDING_SIZE, DEFAULT_MAX_TOTAL_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE,
+    RECEIVE_BUFFER_SIZE, SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
 )
 from chatcore_ext.counters cimport N_CODES
 from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
@@ -35,7 +36,7 @@ from chatcore_ext.hub_state cimport Limits
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
     count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty,
-    slices_to_backlog, take_pending, tell_gaps,
+    take_pending, tell_gaps,
 )
 from chatcore_ext.reactor cimport (
     Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
@@ -91,6 +92,7 @@ cdef class Turns:
     def __init__(
         self, LogView view not None, *, on_direct, on_control,
         max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE, pause_pending_size=None,
+        max_total_pending_size=DEFAULT_MAX_TOTAL_PENDING_SIZE,
         max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
@@ -132,6 +134,9 @@ cdef class Turns:
         state.output.pause_pending = state.output.max_pending // 2
         if pause_pending_size is not None:
             state.output.pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending_size)
+        if max_total_pending_size < 1:
+            raise ValueError(f"max_total_pending_size must be at least 1, not {max_total_pending_size}")
+        state.output.max_total_pending = max_total_pending_size
         state.output.counters = &state.counters
         state.output.tap = &state.tap
         state.output.turn = 1
@@ -376,6 +381,7 @@ cdef class Turns:
     cdef int let_go(self, Connection* connection) except -1:
         cdef object transport
         close_descriptor(connection)
+        backlog_free(&self.state.output, connection)
         if connection.transport != NULL:
             transport = <object>connection.transport
             Py_DECREF(transport)
@@ -506,7 +512,7 @@ cdef class Turns:
         if connection.state == STATE_LOST or connection.transport == NULL:
             return 0
         if connection.congestion & CONGESTION_BLOCKED and connection.state != STATE_CLOSING:
-            if slices_to_backlog(connection) < 0:
+            if slices_to_backlog(&self.state.output, connection) < 0:
                 output_drop(&self.state.output, connection, ERROR_OVERLOADED)
             return 0
         transport = <object>connection.transport
@@ -514,7 +520,7 @@ cdef class Turns:
             tell_gaps(&self.state.output, connection)
         if connection.pending:
             count_send_call(&self.state.output, connection)
-        pending = take_pending(connection)
+        pending = take_pending(&self.state.output, connection)
         try:
             if pending:
                 self.state.counters.bytes_sent += len(pending)

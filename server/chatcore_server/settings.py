@@ -77,6 +77,10 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     pause_bytes: Annotated[
         int, Size(about="Unsent to one client, then messages are left out until it has caught up (GAP).")
     ] = constants.DEFAULT_MAX_PENDING_SIZE // 2
+    total_pending_bytes: Annotated[
+        int,
+        Size(highest=1 << 46, about="Unsent to all clients of a worker; from there on only those pay who do not read."),
+    ] = constants.DEFAULT_MAX_TOTAL_PENDING_SIZE
     connections: Annotated[int, Count(about="Connections in all.")] = constants.DEFAULT_MAX_CONNECTIONS
     half_open: Annotated[
         int, Count(about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")
@@ -246,6 +250,8 @@ def check(settings: ServerSettings) -> None:
         raise SettingsError("limits.pause_size must be at least limits.frame_size and limits.sync_size")
     if limits.pending_bytes < 2 * limits.pause_bytes:
         raise SettingsError("limits.pending_size must be at least twice limits.pause_size")
+    if limits.total_pending_bytes < limits.pending_bytes:
+        raise SettingsError("limits.total_pending_size must be at least limits.pending_size")
     if not tls.certificate_file and (tls.enabled or (websocket.enabled and websocket.tls)):
         raise SettingsError("tls.certificate_file must name the server's certificate: a door is to be encrypted")
     if tls.client_certificates != "none" and not tls.client_ca_file:

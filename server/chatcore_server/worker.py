@@ -275,6 +275,7 @@ def _make_hub(
         "max_frame_size": limits.frame_bytes,
         "max_pending_size": limits.pending_bytes,
         "pause_pending_size": limits.pause_bytes,
+        "max_total_pending_size": limits.total_pending_bytes,
         "max_connections": limits.connections,
         "max_channels_per_connection": limits.channels + DIRECTS_BEYOND,
         "max_body_size": limits.largest_body,

@@ -1,0 +1,1 @@
+"""Unsent bytes of connections, for compiled code only (backlog.pxd)."""
