@@ -25,32 +25,71 @@ app = typer.Typer(
 )
 
 
+_Config = Annotated[Path | None, typer.Option(help="Configuration file (TOML) [$CHATCORE_CONFIG].")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as limits.hello_timeout=5s (repeatable)."),
+]
+
+
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML).")] = None,
+    config: _Config = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the chat protocol, 0 = any free one [7400].")] = None,
     http_port: Annotated[
         int | None, typer.Option(help="Port of /healthz and /readyz, 0 = any free one [7480].")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder, created if need be [./data].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+    assignments: _Set = None,
 ) -> None:
     """Run a chat server. Prints one line on standard output when it accepts connections; logs go to standard error."""
     from chatcore_server.logging import configure_logging
     from chatcore_server.serve import ServeError
     from chatcore_server.serve import serve as run
     from chatcore_server.settings import SettingsError
-    from chatcore_server.settings_layers import load_settings, read_config
+    from chatcore_server.settings_layers import Given, Sources
 
-    configure_logging()
-    flags = {"host": host, "port": port, "http_port": http_port, "data": None if data is None else str(data)}
+    flags = {
+        "host": Given(host, "--host"),
+        "port": Given(port, "--port"),
+        "http_port": Given(http_port, "--http-port"),
+        "data": Given(None if data is None else str(data), "--data"),
+        "logging.level": Given(log_level, "--log-level"),
+    }
+    sources = Sources(config, assignments or (), {key: flag for key, flag in flags.items() if flag.value is not None})
     try:
-        settings = load_settings(
-            read_config(config) if config else {}, {name: value for name, value in flags.items() if value is not None}
-        )
+        settings = sources.resolve().settings
+        configure_logging(settings.logging.level, settings.logging.format)
         raise typer.Exit(run(settings, lambda server: _tell_ready(server, settings)))
     except (SettingsError, ServeError) as error:
         _fail(str(error))
+
+
+@app.command()
+def config(
+    config: _Config = None,
+    assignments: _Set = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print a commented configuration file with all defaults instead.")
+    ] = False,
+) -> None:
+    """Print the effective settings and where each came from. Exit code 1: the configuration is wrong."""
+    from chatcore_server.settings import SettingsError
+    from chatcore_server.settings_layers import Sources
+    from chatcore_server.settings_text import effective, effective_as_json
+    from chatcore_server.settings_text import example as example_file
+
+    if example:
+        print(example_file(), end="")
+        return
+    try:
+        resolved = Sources(config, assignments or ()).resolve()
+    except SettingsError as error:
+        _fail(str(error))
+    print(effective_as_json(resolved) if json else effective(resolved))
 
 
 def _tell_ready(server: "Server", settings: "ServerSettings") -> None:
@@ -224,12 +263,16 @@ def load(
 
 
 def _seconds(text: str) -> int:
-    """Raises typer.BadParameter unless it is a number and a unit."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-    number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.isdigit() or int(number) == 0:
-        raise typer.BadParameter("a lifetime is a number and one of s, m, h, d: 12h", param_hint="--expires")
-    return int(number) * units[unit]
+    """Raises typer.BadParameter unless it is a duration of at least a second."""
+    from chatcore_server.units import parse_duration
+
+    try:
+        seconds = parse_duration(text) // 1000
+    except ValueError as problem:
+        raise typer.BadParameter(f"a lifetime {problem}", param_hint="--expires") from None
+    if seconds == 0:
+        raise typer.BadParameter("a lifetime must be at least a second", param_hint="--expires")
+    return seconds
 
 
 def _fail(message: str) -> NoReturn:

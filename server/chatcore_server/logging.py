@@ -18,27 +18,35 @@ def get_logger() -> Logger:
     return logger
 
 
-def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
-    """Once, before anything is logged."""
+def configure_logging(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
+    """`form`: auto, text or json. May be called again: what is logged from then on goes by the new level."""
     stream = stream or sys.stderr
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if stream.isatty():
-        final: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
-    else:
-        final = [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(
-                serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()
-            ),
-        ]
+    number = logging.getLevelNamesMapping()[level.upper()]
+    is_text = form == "text" or (form == "auto" and stream.isatty())
     structlog.configure(
-        processors=shared + final,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *(_as_text(stream) if is_text else _as_json()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(file=stream),
-        cache_logger_on_first_use=True,
+        # A cached logger would keep its level for ever. Making one for each line is cheap beside writing the line.
+        cache_logger_on_first_use=False,
     )
     # What libraries log by the standard module goes the same way, in plain words.
-    logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
+    library_level = max(number, logging.WARNING)
+    logging.basicConfig(level=library_level, stream=stream, format="%(levelname)s %(name)s %(message)s", force=True)
+
+
+def _as_text(stream: TextIO) -> list[structlog.typing.Processor]:
+    return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+
+
+def _as_json() -> list[structlog.typing.Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(
+            serializer=lambda event, **_: msgspec.json.encode(event, enc_hook=str).decode()
+        ),
+    ]

@@ -1,7 +1,8 @@
 """What one setting is: its kind, range and description, which stand beside its field; and how all of them are listed.
 
-From these definitions come the checks, the names in the environment, the example file and the page for operators. A
-field of a table without a definition is not a setting: it is derived. Never reads a file or the environment.
+From these definitions come the checks, the names in the environment, the example file, the page for operators, and what
+a running server may change. A field of a table without a definition is not a setting: it is derived. Never reads a file
+or the environment.
 """
 
 import dataclasses
@@ -14,8 +15,7 @@ import msgspec
 
 from chatcore_server.units import format_duration, format_size, parse_duration, parse_size
 
-# When a change takes effect in a running server: at once, for players that log in from then on, or when it is started.
-Live = Literal["at once", "new logins", "restart"]
+PREFIX = "CHATCORE_"  # of all variables in the environment that are the server's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Kind:
     """How the values of a setting are written. As TOML has them: strings, numbers, true and false, lists."""
 
     about: str
-    live: Live = "restart"
+    is_live: bool = False  # a running server takes a change up when it is told to (SIGHUP)
     is_secret: bool = False  # shown to nobody
 
     def read(self, value: object) -> object:
@@ -124,39 +124,45 @@ class Count(Kind):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Duration(Count):
-    """The field is in milliseconds and its name ends in `_ms`; the key is without that."""
+class Quantity(Count):
+    """A whole number of the smallest unit, written as a string with a unit; only 0 needs none."""
 
-    highest: int = (1 << 53) - 1  # exact in every client's numbers
+    def parse(self, text: str) -> int:
+        raise NotImplementedError
 
     def read(self, value: object) -> int:
-        return self.within(parse_duration(_quantity(value)))
+        is_zero = value == 0 and type(value) is int
+        return self.within(self.parse("0" if is_zero else value if isinstance(value, str) else ""))
 
     def from_text(self, text: str) -> object:
         return text
-
-    def written(self, value: int) -> str:
-        return format_duration(value)
 
     def show(self, value: Any) -> str:
         return f'"{self.written(value)}"'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Size(Duration):
-    """The field is in bytes and its name ends in `_bytes`; the key ends in `_size`."""
+class Duration(Quantity):
+    """Milliseconds; the field's name ends in `_ms`, and the key's does not."""
 
-    highest: int = (1 << 31) - 1
+    highest: int = (1 << 53) - 1  # exact in every client's numbers
 
-    def read(self, value: object) -> int:
-        return self.within(parse_size(_quantity(value)))
+    def parse(self, text: str) -> int:
+        return parse_duration(text)
+
+    def written(self, value: int) -> str:
+        return format_duration(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size(Quantity):
+    """Bytes; a field `x_bytes` has the key `x_size`."""
+
+    def parse(self, text: str) -> int:
+        return parse_size(text)
 
     def written(self, value: int) -> str:
         return format_size(value)
-
-
-def _quantity(value: object) -> str:
-    return value if isinstance(value, str) else "0" if value == 0 and type(value) is int else ""
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +179,7 @@ class Definition(NamedTuple):
 
     @property
     def variable(self) -> str:
-        return "CHATCORE_" + self.key.replace(".", "_").upper()
+        return variable_of(self.key)
 
     def value_in(self, settings: msgspec.Struct) -> Any:
         value: Any = settings
@@ -199,6 +205,11 @@ def _with_options(kind: Kind, hint: object) -> Kind:
     if isinstance(kind, Choice) and get_origin(hint) is Literal:
         return dataclasses.replace(kind, options=get_args(hint))
     return kind
+
+
+def variable_of(key: str) -> str:
+    """The name of a key in the environment."""
+    return PREFIX + key.replace(".", "_").upper()
 
 
 def key_of(field: str) -> str:

@@ -51,8 +51,8 @@ class SessionSettings(Table, frozen=True, kw_only=True):
     on_excess: Annotated[
         Literal["refuse", "newest_wins"],
         Choice(
-            about='"refuse": the new login fails; "newest_wins": the oldest session ends. One without a connection'
-            " gives way first."
+            about='When there are more. "refuse": the new login fails; "newest_wins": the oldest session ends. In both'
+            " cases one without a connection gives way first."
         ),
     ] = "refuse"
     resume_grace_ms: Annotated[
@@ -172,6 +172,16 @@ class DrainSettings(Table, frozen=True, kw_only=True):
     )
 
 
+class LoggingSettings(Table, frozen=True, kw_only=True):
+    """What the server tells of itself on standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Choice(about="The least that is told.")] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json"],
+        Choice(about='"text": readable lines; "json": one object a line; "auto": text on a terminal, otherwise json.'),
+    ] = "auto"
+
+
 class TlsSettings(Table, frozen=True, kw_only=True):
     """The door for clients that encrypt (TLS 1.2 and 1.3), and the certificate of all doors that do."""
 
@@ -214,11 +224,13 @@ class ProxyProtocolSettings(Table, frozen=True, kw_only=True):
 class ServerSettings(Table, frozen=True, kw_only=True):
     """Everything. The defaults are a complete chat server on this machine alone."""
 
-    host: Annotated[str, Text(about="Beyond loopback only with a key under [authentication].")] = "127.0.0.1"
-    port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one; the ready line tells which.")] = (
-        7400
-    )
-    http_host: Annotated[str, Text(about="/healthz and /readyz.")] = "127.0.0.1"
+    host: Annotated[
+        str, Text(about="Address of the doors. Beyond loopback only with a key under [authentication].")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Count(lowest=0, highest=_MAX_PORT, about="Of the TCP door. 0 = any free one; the ready line tells which.")
+    ] = 7400
+    http_host: Annotated[str, Text(about="Address of /healthz and /readyz.")] = "127.0.0.1"
     http_port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one.")] = 7480
     data: Annotated[str, Text(about="The data folder: log, history, secret. One server at a time.")] = "data"
     engine: Annotated[
@@ -230,6 +242,7 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()
+    logging: LoggingSettings = LoggingSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     tls: TlsSettings = TlsSettings()
     websocket: WebSocketSettings = WebSocketSettings()

@@ -1,21 +1,25 @@
 """Where settings come from: defaults, under the file, under the environment, under the flags.
 
-Every layer is taken apart into single keys, so that an error names the key and where it was set. Knows no single
-setting by name. Reads the configuration file; never anything else.
+Every layer is taken apart into single keys, so that an error names the key and where it was set. Reads the
+configuration file; never what a setting names.
 """
 
-import difflib
+import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
-from chatcore_server.setting import Definition, definitions
+from chatcore_server.nearest import nearest
+from chatcore_server.setting import PREFIX, Definition, definitions, variable_of
 from chatcore_server.settings import ServerSettings, SettingsError, check
 
+CONFIG_VARIABLE = "CHATCORE_CONFIG"  # names the file where --config does not
 _LOG_FIELDS = ("replay_window_ms", "chain_idle_ms")  # that the embedded store shares with the other readers
 
 
@@ -49,13 +53,16 @@ def load_settings(*tables: Mapping[str, object]) -> ServerSettings:
 
 def resolve(*layers: Layer) -> Resolved:
     """Later layers win, key by key. Raises SettingsError."""
-    given = {key: value for layer in layers for key, value in layer.items()}
-    values = {key: _read(all_settings()[key], value) for key, value in given.items()}
+    values, origins = {}, {}
+    for layer in layers:
+        for key, given in layer.items():  # what is overruled, too: a mistake must not wait for the day when it is not
+            values[key] = _read(all_settings()[key], given)
+            origins[key] = given.origin
     settings = _replaced(ServerSettings(), {all_settings()[key].path: value for key, value in values.items()})
     agreed = {name: getattr(settings.log, name) for name in _LOG_FIELDS}
     settings = msgspec.structs.replace(settings, embedded=msgspec.structs.replace(settings.embedded, **agreed))
     check(settings)
-    return Resolved(settings, {key: value.origin for key, value in given.items()})
+    return Resolved(settings, origins)
 
 
 def _read(definition: Definition, given: Given) -> object:
@@ -117,39 +124,94 @@ def _flattened(table: Mapping[str, object], prefix: str, origin: str) -> Iterabl
             yield from _flattened(value, f"{key}.", origin)
 
 
-# ---- The nearest key -------------------------------------------------------------------------------------------------
-
-
 @cache
 def _tables() -> frozenset[str]:
     return frozenset(key.rpartition(".")[0] for key in all_settings()) - {""}
 
 
+def environment_layer(environment: Mapping[str, str]) -> dict[str, Given]:
+    """Every `CHATCORE_*` in it. Raises SettingsError for those that are no setting."""
+    settings = {definition.variable: definition for definition in all_settings().values()}
+    layer = {}
+    for name, text in sorted(environment.items()):
+        if not name.startswith(PREFIX) or name in _NOT_SETTINGS:
+            continue
+        if _is_of_kubernetes(name, text):
+            raise SettingsError(
+                f"{name}={text} was put there by Kubernetes, for a Service that has the server's name: set"
+                " enableServiceLinks: false in the pod's specification"
+            )
+        if name not in settings:
+            raise SettingsError(f"unknown variable {name}{_nearest_variable(name)}")
+        layer[settings[name].key] = Given(settings[name].kind.from_text(text), name)
+    return layer
+
+
+_NOT_SETTINGS = {CONFIG_VARIABLE, "CHATCORE_BUILD"}  # the latter is setup.py's
+# What Kubernetes tells each pod about each Service, https://kubernetes.io/docs/concepts/services-networking/service/
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?$")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+
+def _is_of_kubernetes(name: str, text: str) -> bool:
+    return bool(_SERVICE_LINK.search(name) or (name.endswith("_PORT") and _SERVICE_ADDRESS.match(text)))
+
+
+def assignments_layer(assignments: Iterable[str], origin: str) -> dict[str, Given]:
+    """Of "KEY=VALUE" each, the value as in the environment. Raises SettingsError."""
+    layer = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"{assignment} is not KEY=VALUE{_by(origin)}")
+        if key not in all_settings():
+            raise SettingsError(f"unknown setting {key}{suggestion(key)}{_by(origin)}")
+        layer[key] = Given(all_settings()[key].kind.from_text(text), origin)
+    return layer
+
+
+class Sources(NamedTuple):
+    """Where a process has its settings from; `resolve` may be called again when the file has changed."""
+
+    file: Path | None
+    assignments: Sequence[str] = ()  # of --set
+    flags: Layer = MappingProxyType({})  # those that were given
+
+    def resolve(self, environment: Mapping[str, str] = os.environ) -> Resolved:
+        """Raises SettingsError."""
+        file = self.file
+        if file is None and environment.get(CONFIG_VARIABLE):
+            file = Path(environment[CONFIG_VARIABLE])
+        return resolve(
+            {} if file is None else layer_of(read_config(file), str(file)),
+            environment_layer(environment),
+            assignments_layer(self.assignments, "--set"),
+            self.flags,
+        )
+
+
+# ---- The nearest key -------------------------------------------------------------------------------------------------
+
+
 def suggestion(key: str) -> str:
     """ "; did you mean …?", or nothing if no key is near."""
-    scores = {each: max(map(_nearness, [key, key], names)) for each, names in _names().items()}
-    best = max(scores, key=scores.__getitem__)
-    return f"; did you mean {best}?" if scores[best] >= _NEAR else ""
-
-
-_NEAR = 0.7  # of 1.0: about one letter in four may be wrong
-_ELSEWHERE = 0.9  # of the nearness, where the table differs
+    return _did_you_mean(nearest(key, _names()))
 
 
 @cache
-def _names() -> dict[str, list[str]]:
-    """What people may have meant by each key: itself, and its field's name, which has the unit."""
-    return {key: [key, ".".join(each.path)] for key, each in all_settings().items()}
+def _names() -> list[tuple[str, str]]:
+    """What people may call each key: as it is, and as its field, which has the unit."""
+    return [(name, each.key) for each in all_settings().values() for name in (each.key, ".".join(each.path))]
 
 
-def _nearness(key: str, other: str) -> float:
-    return max(_ratio(key, other), _ELSEWHERE * _ratio(key.rpartition(".")[2], other.rpartition(".")[2]))
-
-
-def _ratio(text: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, text.lower(), other.lower()).ratio()
+def _nearest_variable(name: str) -> str:
+    return _did_you_mean(nearest(name, ((variable_of(called), variable_of(key)) for called, key in _names())))
 
 
 def _nearest_table(name: str) -> str:
-    found = difflib.get_close_matches(name, _tables(), 1)
-    return f"; did you mean [{found[0]}]?" if found else ""
+    found = nearest(name, ((table, table) for table in _tables()))
+    return _did_you_mean(f"[{found}]" if found else "")
+
+
+def _did_you_mean(name: str) -> str:
+    return f"; did you mean {name}?" if name else ""

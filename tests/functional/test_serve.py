@@ -1,6 +1,7 @@
 """`chatcore serve` and `chatcore token` as processes: the ready line, health, errors that say what to do, the drain."""
 
 import asyncio
+import json
 import os
 import pty
 import signal
@@ -153,3 +154,31 @@ async def test_on_a_terminal_it_says_what_to_type_next(tmp_path: Path) -> None:
     assert f"--data {folder} {address}" in " ".join(shown.split())
     assert "ready" in shown  # the log is readable, not JSON
     assert '{"' not in shown
+
+
+async def test_config_shows_what_serve_would_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "chatcore.toml"
+    file.write_text('[limits]\nheartbeat = "7s"\n')
+    monkeypatch.setenv("CHATCORE_LIMITS_CHANNELS", "9")
+    code, out, error = await run("config", "--config", file, "--set", "limits.members=5", "--json")
+    assert (code, error) == (0, "")
+    settings = json.loads(out)
+    assert settings["limits.heartbeat"] == {"value": "7s", "origin": str(file)}
+    assert settings["limits.channels"] == {"value": 9, "origin": "CHATCORE_LIMITS_CHANNELS"}
+    assert settings["limits.members"] == {"value": 5, "origin": "--set"}
+    assert not (tmp_path / "data").exists()
+
+
+async def test_config_is_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATCORE_LIMITS_CHANELS", "9")
+    code, out, error = await run("config")
+    assert (code, out) == (1, "")
+    assert error == "chatcore: unknown variable CHATCORE_LIMITS_CHANELS; did you mean CHATCORE_LIMITS_CHANNELS?\n"
+
+
+async def test_the_example_is_a_configuration(tmp_path: Path) -> None:
+    code, out, _ = await run("config", "--example")
+    assert code == 0
+    file = tmp_path / "chatcore.toml"
+    file.write_text(out)
+    assert (await run("config", "--config", file))[0] == 0

@@ -117,12 +117,3 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
     broken.write_text("port = ")
     with pytest.raises(SettingsError, match="not valid TOML"):
         read_config(broken)
-
-
-def test_the_page_for_operators_names_every_setting_with_its_default() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
-    documented = tomllib.loads(page.split("```toml")[1].split("```")[0])
-    assert load_settings(documented) == ServerSettings()
-    written = {key for key, value in documented.items() if not isinstance(value, dict)}
-    written |= {f"{table}.{key}" for table, value in documented.items() if isinstance(value, dict) for key in value}
-    assert written == set(all_settings())
