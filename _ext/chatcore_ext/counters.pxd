@@ -33,7 +33,8 @@ cdef struct Counters:
     unsigned long long gaps                     # GAP frames: a channel of a receiver that was behind
     unsigned long long receivers_paused         # times that a receiver fell so far behind
     unsigned long long backlogs_refused         # a receiver took too little while too many bytes were unsent to all
-    unsigned long long signals_left_out         # signal x receiver that was behind
+    unsigned long long signals_coalesced        # signal x receiver that lagged: kept to be told later
+    unsigned long long signals_left_out         # of these: never told; and those that there was no room to keep
     unsigned long long signals_relayed          # signals with at least one receiver here
     unsigned long long signal_deliveries        # signal x receiver
     unsigned long long signals_dropped

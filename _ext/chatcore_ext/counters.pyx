@@ -33,6 +33,7 @@ cdef dict counters_as_dict(const Counters* counters):
             "gaps": counters.gaps,
             "receivers_paused": counters.receivers_paused,
             "backlogs_refused": counters.backlogs_refused,
+            "signals_coalesced": counters.signals_coalesced,
             "signals_left_out": counters.signals_left_out,
             "signals_relayed": counters.signals_relayed,
             "signal_deliveries": counters.signal_deliveries,

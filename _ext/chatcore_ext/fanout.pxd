@@ -10,7 +10,8 @@ from chatcore_ext.tables cimport Channel, Connection
 cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noexcept nogil
 
 # Note the frame of a signal (id 0) or message for every ready connection in the channel but `excepted` and those whose
-# player has the stamp (0: none). Who is behind is left out. Returns to how many it goes.
+# player has the stamp (0: none). Who lags hears of signals later, and who is behind of messages. Returns to how many it
+# goes.
 cdef unsigned int fan_out(
     Output* output, Channel* channel, const uint8_t* frame, size_t size, unsigned long long id,
     const Connection* excepted, unsigned long long stamp

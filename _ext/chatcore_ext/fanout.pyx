@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport arena_extend
+from chatcore_ext.kept_signals cimport keep_signal
 from chatcore_ext.output cimport PREFETCH, output_append, output_make_room, output_reserve
 from chatcore_ext.tables cimport CONGESTION_BEHIND, STATE_READY, Member
 
@@ -42,19 +43,31 @@ cdef uint8_t* channel_reserve(Output* output, Channel* channel, size_t size) noe
     return frame
 
 
-# True: this receiver does without. It reads more slowly than there is to say, or has not had the chance to read at all
-# in a turn with so much for it, so the kernel is asked first.
-cdef bint is_left_out(Output* output, const Member* member, size_t size, unsigned long long id) noexcept nogil:
-    cdef Connection* connection = member.connection
+# Messages to one who takes no more now go into its backlog up to a bound. It may not have had the chance to read at all
+# in a turn with so much for it, so the kernel is asked before it is behind.
+cdef bint is_behind(Output* output, Connection* connection, size_t size) noexcept nogil:
     if not connection.congestion & CONGESTION_BEHIND:
-        output_make_room(output, connection, size)
+        if connection.pending + size > output.pause_pending:
+            output_make_room(output, connection, size)
         if connection.pending + size <= output.pause_pending:
             return False
         connection.congestion |= CONGESTION_BEHIND
         output.counters.receivers_paused += 1
+    return True
+
+
+# True: this receiver, which lags or has much pending, does without for now.
+cdef bint is_left_out(
+    Output* output, const Member* member, const uint8_t* frame, size_t size, unsigned long long id
+) noexcept nogil:
+    cdef Connection* connection = member.connection
     if id == 0:
-        output.counters.signals_left_out += 1
+        if connection.congestion == 0 and not is_behind(output, connection, size):
+            return False
+        keep_signal(output, connection, frame, size)
         return True
+    if not is_behind(output, connection, size):
+        return False
     output.counters.deliveries_left_out += 1
     if member.subscription.first_left_out == 0:
         member.subscription.first_left_out = id
@@ -65,8 +78,8 @@ cdef inline bint note(
     Output* output, const Member* member, const uint8_t* frame, size_t size, unsigned long long id
 ) noexcept nogil:
     cdef Connection* connection = member.connection
-    if connection.congestion & CONGESTION_BEHIND or connection.pending + size > output.pause_pending:
-        if is_left_out(output, member, size, id):
+    if connection.congestion or connection.pending + size > output.pause_pending:
+        if is_left_out(output, member, frame, size, id):
             return False
     output_append(output, connection, frame, size)
     return True

@@ -3,11 +3,13 @@
 from chatcore_ext.addresses cimport Addresses
 from chatcore_ext.backlog cimport backlog_size
 from chatcore_ext.connection cimport CHUNK_SIZE, connection_at
+from chatcore_ext.kept_signals cimport kept_signals_capacity
 from chatcore_ext.pointer_table cimport PointerTable, table_get
 from chatcore_ext.routing cimport find_named
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, subscription_of
 from chatcore_ext.tables cimport (
-    STATE_CLOSING, STATE_FREE, STATE_READY, Channel, Connection, Hide, Player, Session, Subscription,
+    CONGESTION_SIGNALS, STATE_CLOSING, STATE_FREE, STATE_READY, Channel, Connection, Hide, Player, Session,
+    Subscription,
 )
 from chatcore_ext.timing_wheel cimport timer_is_set
 
@@ -73,7 +75,7 @@ cdef int check_connections(HubState* hub) except -1:
     cdef:
         Connection* connection
         unsigned int i, n_used = 0, n_open = 0, n_half_open = 0, n_subscriptions = 0
-        size_t n_pending = 0
+        size_t n_pending = 0, n_keeping = 0
         list by_address = [0] * hub.addresses.capacity
     for i in range(hub.connections.n_chunks * CHUNK_SIZE):
         connection = connection_at(&hub.connections, i)
@@ -86,11 +88,13 @@ cdef int check_connections(HubState* hub) except -1:
         if connection.address:
             by_address[connection.address] += 1
         n_subscriptions += connection.n_subscriptions
-        n_pending += backlog_size(connection)
+        n_pending += backlog_size(connection) + kept_signals_capacity(&hub.output, connection)
+        n_keeping += (connection.congestion & CONGESTION_SIGNALS) != 0
         check_connection(hub, connection)
     claim(n_used == hub.connections.n_used, "used connections are miscounted")
     claim(n_open == hub.n_open, "open connections are miscounted")
     claim(n_half_open == hub.n_half_open, "half-open connections are miscounted")
+    claim(n_keeping == hub.output.signals.n_entries, "a connection does not know of its signals")
     claim(n_pending == hub.output.total_pending, "unsent bytes are miscounted")
     check_addresses(&hub.addresses, by_address)
     claim(n_subscriptions == hub.routing.subscriptions.n_entries, "a subscription without a connection")
@@ -184,6 +188,7 @@ cdef int check_hub(HubState* hub) except -1:
     check_table(&hub.routing.channels, "channels")
     check_table(&hub.routing.hidden_senders, "hidden senders")
     check_table(&hub.routing.numbers, "numbers")
+    check_table(&hub.output.signals, "kept signals")
     check_table(&hub.routing.sessions, "sessions")
     check_table(&hub.addresses.places, "addresses")
     check_table(&hub.routing.subscriptions, "subscriptions")

@@ -5,6 +5,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport MAX_CHANNEL_NAME_SIZE, MAX_NAME_SIZE
 from chatcore_ext.error_codes cimport ERROR_SESSION_REPLACED
+from chatcore_ext.kept_signals cimport forget_signals_from
 from chatcore_ext.output cimport output_close
 from chatcore_ext.pointer_table cimport table_get
 from chatcore_ext.routing cimport (
@@ -15,7 +16,7 @@ from chatcore_ext.tables cimport STATE_GREETING, STATE_READY, Channel, Connectio
 from chatcore_ext.timing_wheel cimport wheel_cancel
 from chatcore_ext.token_bucket cimport bucket_init
 from chatcore_ext.tracing cimport Tracing
-from chatcore_ext.turns cimport check_code, name_of
+from chatcore_ext.turns cimport check_code, data_of, name_of
 
 cdef int check_player_name(bytes player) except -1:
     if not 0 < PyBytes_GET_SIZE(player) <= MAX_NAME_SIZE:
@@ -101,9 +102,19 @@ cdef class Memberships(Tracing):
         return find_name(&self.state.routing.players, player) != NULL
 
     def hide(self, bytes player not None, bytes sender not None):
-        cdef Player* found = <Player*>find_name(&self.state.routing.players, player)
-        if found != NULL:
-            hide_add(&self.state.routing, found, sender)
+        cdef:
+            Player* found = <Player*>find_name(&self.state.routing.players, player)
+            Session* session
+        if found == NULL:
+            return
+        hide_add(&self.state.routing, found, sender)
+        session = found.sessions
+        while session != NULL:
+            if session.connection != NULL:
+                forget_signals_from(
+                    &self.state.output, session.connection, data_of(sender), PyBytes_GET_SIZE(sender)
+                )
+            session = session.next
 
     def show(self, bytes player not None, bytes sender not None):
         cdef Player* found = <Player*>find_name(&self.state.routing.players, player)

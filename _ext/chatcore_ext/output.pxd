@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
 from chatcore_ext.counters cimport Counters
+from chatcore_ext.pointer_table cimport PointerTable
 from chatcore_ext.tables cimport Connection, Slice
 from chatcore_ext.tap cimport Tap, tap_out
 
@@ -56,7 +57,9 @@ cdef struct Output:
     unsigned long long turn    # numbers the resets: tells whether something in the arena is of this turn
     unsigned int max_pending   # bytes unsent per connection, then it is closed
     unsigned int pause_pending  # bytes unsent per connection, then it is sent no more messages and signals
-    size_t total_pending       # bytes in the backlogs of all connections
+    PointerTable signals       # kept_signals.pxd, by connection index
+    unsigned long long now_ms  # the hub's
+    size_t total_pending       # bytes in the backlogs of all connections, and what their kept signals take
     size_t max_total_pending   # from there on no backlog grows; see backlog.pxd
     int epoll_descriptor
     uint8_t* scratch              # where many small slices are joined
@@ -132,8 +135,8 @@ cdef void output_drop(Output* output, Connection* connection, int code) noexcept
 cdef void output_close(
     Output* output, Connection* connection, int code, const uint8_t* message, size_t size, unsigned int retry_after_ms
 ) noexcept nogil
-# To be called for one that is behind and no longer blocked: GAP frames behind what is pending.
-cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil
+# To be called for one that lags and is no longer blocked: GAP frames and missed signals, behind what is pending.
+cdef void catch_up(Output* output, Connection* connection) noexcept nogil
 # Send to every dirty socket; transports are moved to `transports`. Doomed ones go to `doomed`.
 cdef void flush_sockets(Output* output) noexcept nogil
 # All that is pending for a transport as one bytes object, backlog included; empties both.

@@ -15,9 +15,11 @@ from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
 from chatcore_ext.counters cimport send_call_bucket
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_SLOW_RECEIVER, error_flags
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
+from chatcore_ext.kept_signals cimport tell_signals
+from chatcore_ext.pointer_table cimport table_free
 from chatcore_ext.tables cimport (
-    CONGESTION_BEHIND, CONGESTION_BLOCKED, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY,
-    Subscription,
+    CONGESTION_BEHIND, CONGESTION_BLOCKED, CONGESTION_SIGNALS, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST,
+    STATE_READY, Subscription,
 )
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -169,7 +171,14 @@ cdef void all_sent(Output* output, Connection* connection) noexcept nogil:
         shutdown(connection.descriptor, SHUT_WR)
 
 
-# It has caught up: tells where messages were left out. What comes after these frames is delivered again.
+# It has taken in all there was. What comes after these frames is delivered again.
+cdef void catch_up(Output* output, Connection* connection) noexcept nogil:
+    if connection.congestion & CONGESTION_BEHIND:
+        tell_gaps(output, connection)
+    if connection.congestion & CONGESTION_SIGNALS:
+        tell_signals(output, connection)
+
+
 cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil:
     cdef:
         Subscription* subscription = connection.subscriptions
@@ -193,8 +202,10 @@ cdef void tell_gaps(Output* output, Connection* connection) noexcept nogil:
 
 cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
     send_pending(output, connection)
-    if connection.congestion == CONGESTION_BEHIND and connection.pending == 0 and connection.state == STATE_READY:
-        tell_gaps(output, connection)
+    if connection.congestion == 0 or connection.congestion & CONGESTION_BLOCKED:
+        return
+    if connection.pending == 0 and connection.state == STATE_READY:
+        catch_up(output, connection)
         send_pending(output, connection)
 
 
@@ -284,6 +295,7 @@ cdef void output_end_turn(Output* output) noexcept nogil:
 cdef void output_free(Output* output) noexcept nogil:
     arena_free(&output.bytes)
     arena_free(&output.nodes)
+    table_free(&output.signals)  # empty: they are their connections'
     free(output.scratch)
     output.scratch = NULL
     output.scratch_capacity = 0

@@ -79,6 +79,7 @@ cdef unsigned long long microseconds(int clock) noexcept nogil:
 cdef void read_clocks(HubState* hub) noexcept nogil:
     hub.now_us = microseconds(CLOCK_MONOTONIC)
     hub.now_ms = hub.now_us // 1000 + hub.clock_shift_ms
+    hub.output.now_ms = hub.now_ms
     # A clock that was set back stands still until it has caught up: records' times grow.
     hub.time_ms = max(hub.time_ms, microseconds(CLOCK_REALTIME) // 1000)
 

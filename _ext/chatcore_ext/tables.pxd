@@ -26,6 +26,7 @@ cdef enum ConnectionState:
 cdef enum Congestion:
     CONGESTION_BLOCKED = 1     # the kernel or transport has said that it takes no more for now
     CONGESTION_BEHIND = 2      # messages are left out until all that is pending is out; then a GAP per channel tells
+    CONGESTION_SIGNALS = 4     # signals wait until all that is pending is out (kept_signals.pxd)
 
 
 # A timer that knows what it is part of: the wheel holds those of connections and of sessions.

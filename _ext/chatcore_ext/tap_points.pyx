@@ -108,7 +108,7 @@ cdef Fate fate_of(
     is_hidden = stamp and connection.session.player.stamp == stamp
     if is_hidden and id == 0:
         return FATE_HIDDEN
-    if connection.congestion & CONGESTION_BEHIND:
+    if connection.congestion & CONGESTION_BEHIND or (id == 0 and connection.congestion):
         return FATE_LEFT_OUT
     return FATE_HIDDEN if is_hidden else FATE_DELIVERED
 

@@ -33,10 +33,11 @@ from chatcore_ext.error_codes cimport ERROR_OVERLOADED
 from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, queue_free, take_queue
 from chatcore_ext.half_open cimport half_open_free
 from chatcore_ext.hub_state cimport Limits
+from chatcore_ext.kept_signals cimport forget_signals, forget_signals_in
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
-    count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free, output_mark_dirty,
-    take_pending, tell_gaps,
+    catch_up, count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free,
+    output_mark_dirty, take_pending,
 )
 from chatcore_ext.reactor cimport (
     Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
@@ -45,8 +46,8 @@ from chatcore_ext.reactor cimport (
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.send_times cimport measure_noted
 from chatcore_ext.tables cimport (
-    CONGESTION_BEHIND, CONGESTION_BLOCKED,
-    STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session, Subscription,
+    CONGESTION_BLOCKED, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST, STATE_READY, Player, Session,
+    Subscription,
 )
 from chatcore_ext.tap cimport TAP_DETACHED, TAP_LEFT, TRACED_PLAYER, Tap, TapEvent, tap_close, tap_note_of
 from chatcore_ext.timing_wheel cimport wheel_cancel, wheel_free, wheel_init
@@ -331,6 +332,7 @@ cdef class Turns:
         if self.state.tap.is_on and subscription.is_joined:
             if subscription.channel.is_traced or subscription.connection.traced & TRACED_PLAYER:
                 tap_note_of(&self.state.tap, TAP_LEFT, subscription.connection, subscription.channel)
+        forget_signals_in(&self.state.output, subscription.connection, subscription.channel.number)
         if subscription_free(&self.state.routing, subscription):
             self.view.unpin_channel(name)
         return 0
@@ -346,6 +348,7 @@ cdef class Turns:
         if connection.is_detached:
             return 0
         connection.is_detached = True
+        forget_signals(&self.state.output, connection)
         self.state.n_open -= 1
         if session == NULL:
             self.state.n_half_open -= 1
@@ -382,6 +385,7 @@ cdef class Turns:
         cdef object transport
         close_descriptor(connection)
         backlog_free(&self.state.output, connection)
+        forget_signals(&self.state.output, connection)
         if connection.transport != NULL:
             transport = <object>connection.transport
             Py_DECREF(transport)
@@ -516,8 +520,8 @@ cdef class Turns:
                 output_drop(&self.state.output, connection, ERROR_OVERLOADED)
             return 0
         transport = <object>connection.transport
-        if connection.congestion & CONGESTION_BEHIND and connection.state == STATE_READY:
-            tell_gaps(&self.state.output, connection)
+        if connection.congestion and connection.state == STATE_READY:
+            catch_up(&self.state.output, connection)
         if connection.pending:
             count_send_call(&self.state.output, connection)
         pending = take_pending(&self.state.output, connection)
