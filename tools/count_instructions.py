@@ -4,10 +4,10 @@
     tools/count-instructions --accept --reason "..."
 
 The work is benchmarks/instruction_workloads.py. Of each piece two counts per item: `own`, instructions in chatcore_ext
-itself, and `all`, those in libc and the interpreter too, which a new allocation or call of Python shows in. Both are
-the same in every run, on a busy machine as well; they belong to a compiler, a Cython and a Python, so the file has
-counts for each such toolchain, and another's are shown but not judged. Exit code 1: a count is not the stored one (also
-if it is lower: what is not accepted can be lost again); 2: nothing could be counted, and why. Measures no time.
+itself, the same in every run to the last digit, on a busy machine as well; and `all`, those in libc and the interpreter
+too, which a new allocation or call of Python shows in. They belong to a compiler, a Cython and a Python, so the file
+has counts for each such toolchain, and another's are shown but not judged. Exit code 1: a count is not the stored one
+(also if it is lower: what is not accepted can be lost again); 2: nothing could be counted, and why. Measures no time.
 """
 
 import argparse
@@ -34,8 +34,9 @@ STORED = ROOT / "benchmarks" / "instructions.json"
 WORKLOADS = ROOT / "benchmarks" / "instruction_workloads.py"
 FOLDER = ROOT / "build" / "callgrind"
 OWN_LIMIT = 0.02  # repeated runs differ by nothing; this lets a few instructions a message through
-# The interpreter's and libc's share differs a little between patch releases and processors (memcpy has several forms).
-ALL_LIMIT = 0.05
+# Where the interpreter's allocator has to take a new pool depends on what was allocated before, a path's length even:
+# equal runs came apart by 7 %. An allocation or a call of Python costs some hundred instructions more.
+ALL_LIMIT = 0.15
 TIME_LIMIT = 300.0  # seconds; 3 on an idle machine
 WIDTH = 120  # columns where there is no terminal
 STYLES = {"more": "bold red", "less": "green", "new": "cyan", "missing": "yellow"}

@@ -75,9 +75,9 @@ def test_limits() -> None:
     assert verdict(98.0, 500.0) == "within"
     assert verdict(97.9, 500.0) == "less"
     # The same of our own, but they call something that costs.
-    assert verdict(100.0, 525.0) == "within"
-    assert verdict(100.0, 525.1) == "more"
-    assert verdict(100.0, 474.9) == "less"
+    assert verdict(100.0, 575.0) == "within"
+    assert verdict(100.0, 575.1) == "more"
+    assert verdict(100.0, 424.9) == "less"
     # A gain in one count does not pay for a loss in the other.
     assert verdict(50.0, 600.0) == "more"
 
