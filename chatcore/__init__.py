@@ -43,6 +43,7 @@ from chatcore.events import (
     Message,
     SessionEvent,
     Signal,
+    TokenExpiring,
 )
 from chatcore.names import channel_kind, direct_channel, direct_players, group_channel, room_channel
 from chatcore.operations import (
@@ -117,6 +118,7 @@ __all__ = [
     "SlowReceiver",
     "TemporaryError",
     "TokenExpired",
+    "TokenExpiring",
     "TooManyChannels",
     "TooManySessions",
     "channel_kind",

@@ -45,6 +45,7 @@ from chatcore.events import (
     RequestFailed,
     SendFailed,
     SessionEvent,
+    TokenExpiring,
 )
 from chatcore.names import direct_channel, validate_channel, validate_player
 from chatcore.operations import ChannelRequest, Empty, MemberRequest, Operation, PlayerRequest, Role
@@ -56,6 +57,10 @@ from chatcore_ext.error_codes import ErrorCode
 MAX_QUEUED_EVENTS = 10_000  # above it the client stops reading until its user has caught up; TCP then slows the server
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0  # for what is still to be sent when the client is closed
+# When a token source is asked for a new token: after a random part, between these, of the time that the old one has
+# left. So clients that logged in together do not ask together, and there is time to ask again.
+REFRESH_AFTER = (0.1, 0.5)
+REFRESH_UNTIL_S = 0.5  # with less time left it is not tried again: the server ends the session, and a new one begins
 DRAIN_POLL_S = 0.05  # how often a client that is asked to leave looks whether its calls are answered
 HISTORY_PAGE = 50
 
@@ -79,7 +84,9 @@ class Client:
     authorities count. Raises ValueError if it is neither.
 
     `token` is the player's JWT, or a callable that gets one (it may be a coroutine function). It is called at every
-    log-in, so that it can renew, and once more if the server refuses what it gave. Messages come by `async for message
+    log-in, so that it can renew, once more if the server refuses what it gave, and when its token is about to expire:
+    the session then goes on with the new one. With a plain text, the program gets `TokenExpiring` and may call
+    `refresh`; otherwise the server ends the session. Messages come by `async for message
     in client`; `events()` gives all that happens, `ConnectionClosed` and `Connected` included. Use one of the two, one
     at a time, and do use it: nothing is dropped, so a client whose events nobody takes stops reading at last.
 
@@ -109,6 +116,8 @@ class Client:
         self._ready = asyncio.Event()
         self._window_open = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._token_ends = 0.0  # loop time, as the last warning had it; 0: nothing is to be done
         self._failure: ChatError | None = None
         self._logging_out = False
         self._may_ask_again = True  # the token source was not yet asked again since the last WELCOME
@@ -134,6 +143,7 @@ class Client:
     async def close(self) -> None:
         """Close the connection. The player's presence ends after the server's grace period."""
         self._fail(ConnectionLost("the client was closed"))
+        self._stop_refreshing()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -150,6 +160,15 @@ class Client:
         with contextlib.suppress(ChatError):
             await self._call(Operation.LOGOUT, Empty(), Empty, retry=False)
         await self.close()
+
+    async def refresh(self, token: str) -> int:
+        """Go on with this token of the same player: the session, its connection and its channels stay, but for channels
+        that the token does not allow. Returns for how many ms it will be valid.
+        """
+        reply = await self._call(Operation.REFRESH, operations.RefreshRequest(token), operations.RefreshReply)
+        if isinstance(self._token, str):
+            self._token = token  # for the next log-in, too
+        return reply.token_ms
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -357,6 +376,34 @@ class Client:
         token = self._token()
         return await token if inspect.isawaitable(token) else token
 
+    # Tokens that expire
+
+    def _start_refreshing(self, in_ms: int) -> None:
+        self._token_ends = asyncio.get_running_loop().time() + in_ms / 1000
+        if self._refreshing is None and not isinstance(self._token, str):
+            self._refreshing = asyncio.create_task(self._refresh_in_time(), name="chatcore-refresh")
+
+    def _stop_refreshing(self) -> None:
+        """The connection is gone. The next one hears of its token anew."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            self._refreshing = None
+
+    async def _refresh_in_time(self) -> None:
+        """Until there is a token that lives longer, or no time is left. What goes wrong on the way is of no interest:
+        at the end the server says what it thinks, and the token source is asked for a log-in.
+        """
+        loop = asyncio.get_running_loop()
+        while (left := self._token_ends - loop.time()) > REFRESH_UNTIL_S:
+            await asyncio.sleep(left * random.uniform(*REFRESH_AFTER))
+            before, self._token_ends = self._token_ends, 0.0
+            with contextlib.suppress(Exception):
+                ends = loop.time() + await self.refresh(await self._get_token()) / 1000
+                if ends > before + REFRESH_UNTIL_S:
+                    continue  # unless it has been warned of already, that was it
+            self._token_ends = self._token_ends or before
+        self._refreshing = None
+
     def _check_end(self, error: ChatError | None) -> None:
         """Raises the error if it is of a kind that no reconnect mends."""
         if error is None or error.retry:
@@ -422,8 +469,11 @@ class Client:
             self._not_before = loop.time() + random.uniform(0, event.reconnect_window_ms / 1000)
             deadline = loop.time() + event.deadline_ms / 1000
             loop.call_at(min(self._not_before, deadline), self._leave, self._connection, deadline)
+        elif isinstance(event, TokenExpiring):
+            self._start_refreshing(event.in_ms)
         elif isinstance(event, ConnectionClosed):
             self._ready.clear()
+            self._stop_refreshing()
             if event.error is not None:
                 self._not_before = max(self._not_before, loop.time() + event.error.retry_after_ms / 1000)
 

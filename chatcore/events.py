@@ -84,6 +84,12 @@ class Draining(Struct, frozen=True):
     reconnect_window_ms: int
 
 
+class TokenExpiring(Struct, frozen=True):
+    """The server ends the session in `in_ms` unless it gets a new token. A client with a token source sees to that."""
+
+    in_ms: int
+
+
 class EpochChanged(Struct, frozen=True):
     """The log was made anew: ids from before mean nothing any more."""
 
@@ -123,6 +129,7 @@ SessionEvent = (
     | Replied
     | RequestFailed
     | Draining
+    | TokenExpiring
     | EpochChanged
     | HashMismatch
     | HistoryTruncated

@@ -33,6 +33,7 @@ class Operation(IntEnum):
     FRIENDS = 17
     SET_PRESENCE = 18
     LOGOUT = 19
+    REFRESH = 20
 
 
 # ---- Life of a connection
@@ -193,6 +194,18 @@ class SetPresenceRequest(Struct):
     presence: Literal["online", "away"]
 
 
+class RefreshRequest(Struct):
+    token: str
+
+
+class RefreshReply(Struct):
+    """`ticket_ms` and `token_ms`: how long from now either will work."""
+
+    ticket: bytes
+    ticket_ms: int
+    token_ms: int
+
+
 REQUEST_TYPES: dict[Operation, type[Struct]] = {
     Operation.JOIN: ChannelRequest,
     Operation.LEAVE: ChannelRequest,
@@ -213,6 +226,7 @@ REQUEST_TYPES: dict[Operation, type[Struct]] = {
     Operation.FRIENDS: Empty,
     Operation.SET_PRESENCE: SetPresenceRequest,
     Operation.LOGOUT: Empty,
+    Operation.REFRESH: RefreshRequest,
 }
 
 
@@ -269,7 +283,21 @@ class TicketEvent(EventBody, tag="ticket"):
     ticket_ms: int
 
 
-AnyEvent = OpenedEvent | ClosedEvent | JoinedEvent | LeftEvent | MemberEvent | PresenceEvent | ReadEvent | TicketEvent
+class TokenExpiringEvent(EventBody, tag="token_expiring"):
+    in_ms: int
+
+
+AnyEvent = (
+    OpenedEvent
+    | ClosedEvent
+    | JoinedEvent
+    | LeftEvent
+    | MemberEvent
+    | PresenceEvent
+    | ReadEvent
+    | TicketEvent
+    | TokenExpiringEvent
+)
 
 encode_body = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(AnyEvent).decode

@@ -55,6 +55,7 @@ HELLO_MAP_SIZE = 32  # bytes, ample, of MessagePack around HELLO's `channels`
 
 _decode_welcome = msgspec.msgpack.Decoder(Welcome).decode
 _decode_join_reply = msgspec.msgpack.Decoder(operations.JoinReply).decode
+_decode_refresh_reply = msgspec.msgpack.Decoder(operations.RefreshReply).decode
 
 
 class ClientSession:
@@ -233,6 +234,8 @@ class ClientSession:
                 return
             if operation == Operation.JOIN:
                 self._book.joined(_decode_join_reply(answer), now)
+            elif operation == Operation.REFRESH:
+                self._keep_ticket(_decode_refresh_reply(answer))
             elif leaves:
                 self._book.forget(channel)  # a join before it was answered in the meantime
             self.emit(events.Replied(request_id, answer))
@@ -290,8 +293,7 @@ class ClientSession:
         self.session_id = welcome.session
         self.limits = welcome.limits
         self.epoch = welcome.epoch
-        self._ticket = welcome.ticket
-        self._ticket_ms = welcome.ticket_ms
+        self._keep_ticket(welcome)
         self._heartbeat_ms = welcome.heartbeat_ms
         self._grace_ms = welcome.heartbeat_grace_ms
         self._outbox.window = welcome.limits.unacked_sends
@@ -369,7 +371,10 @@ class ClientSession:
         except msgspec.ValidationError:
             return  # an event of a later version
         if isinstance(event, operations.TicketEvent):
-            self._ticket, self._ticket_ms = event.ticket, event.ticket_ms
+            self._keep_ticket(event)
+            return
+        if isinstance(event, operations.TokenExpiringEvent):
+            self.emit(events.TokenExpiring(event.in_ms))
             return
         if isinstance(event, operations.OpenedEvent):
             self._book.opened(event, now_ms)
@@ -437,6 +442,9 @@ class ClientSession:
         self.emit(events.SendFailed(send.handle, error))
 
     # Small parts
+
+    def _keep_ticket(self, told: operations.Welcome | operations.TicketEvent | operations.RefreshReply) -> None:
+        self._ticket, self._ticket_ms = told.ticket, told.ticket_ms
 
     def _tick_ready(self, now_ms: int) -> None:
         self._book.tick(now_ms)

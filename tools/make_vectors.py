@@ -273,6 +273,8 @@ OPERATIONS: dict[int, tuple[str, list[dict[str, Any]], list[dict[str, Any]]]] = 
     17: ("friends", [{}], [{"friends": {"bob": "online"}, "asked": ["eve"]}]),
     18: ("set_presence", [{"presence": "away"}], [{}]),
     19: ("logout", [{}], [{}]),
+    20: ("refresh", [{"token": "eyJ.eyJ.c2ln"}],
+        [{"ticket": b"\7\x08", "ticket_ms": 240_000, "token_ms": 3_600_000}]),
 }  # fmt: skip
 EVENTS: list[dict[str, Any]] = [
     {"event": "opened", "channel": "dm:ann:bob", "number": 9, "head": 77, "hash": 1},
@@ -283,6 +285,7 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "presence", "player": "bob", "presence": "offline"},
     {"event": "read", **CHANNEL, "id": 42},
     {"event": "ticket", "ticket": b"\4\5\6", "ticket_ms": 300_000},
+    {"event": "token_expiring", "in_ms": 60_000},
 ]
 
 

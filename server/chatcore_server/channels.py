@@ -85,6 +85,7 @@ class Channels:
         try:
             role = await self._permissions.check_join(caller, channel)
             await self.learn_heads([channel])
+            self._permissions.check_granted(connection, channel)  # a new token may have taken the place of the old
         except BaseException:
             hub.cancel_join(connection, channel, generation)
             raise

@@ -27,11 +27,11 @@ from chatcore_ext.error_codes import ErrorCode, error_text
 from chatcore_server.attendance import Attendance
 from chatcore_server.authentication import Authenticator
 from chatcore_server.backends import BackendUnavailable
-from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.channels import Channels, conversation_states
 from chatcore_server.clock import now_ms
 from chatcore_server.context import Context
 from chatcore_server.logging import get_logger
+from chatcore_server.login_failures import LoginFailures
 from chatcore_server.permissions import Permissions, channel_name, is_direct_of
 from chatcore_server.presence import PresenceKeeper
 from chatcore_server.requests import UNDECODABLE
@@ -39,18 +39,12 @@ from chatcore_server.session_keeper import SessionKeeper
 from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
 from chatcore_server.tickets import ChannelSet, unpack_channels
+from chatcore_server.token_keeper import TokenKeeper
 
 _log = get_logger()
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 # A ticket is issued by the server's clock and control records bear the log's: the two may differ by as much.
 _CLOCK_SLACK_MS = 10_000
-# What counts as a failed login: somebody is guessing, or does not speak the protocol.
-_FAILURES = {
-    ErrorCode.ERROR_BAD_TOKEN,
-    ErrorCode.ERROR_TOKEN_EXPIRED,
-    ErrorCode.ERROR_BAD_TICKET,
-    ErrorCode.ERROR_BAD_REQUEST,
-}
 # Logins that look things up at the same time: a wave of thousands would queue at the backends until all time out.
 _LOGINS_AT_ONCE = 128
 
@@ -82,27 +76,30 @@ class Login:
         self,
         context: Context,
         authenticator: Authenticator,
+        failures: LoginFailures,
         permissions: Permissions,
         channels: Channels,
         attendance: Attendance,
         social: Social,
         presence: PresenceKeeper,
         sessions: SessionKeeper,
+        tokens: TokenKeeper,
         tickets: TicketKeeper,
     ) -> None:
         self._context = context
         self._authenticator = authenticator
+        self._failures = failures
         self._permissions = permissions
         self._channels = channels
         self._attendance = attendance
         self._social = social
         self._presence = presence
         self._sessions = sessions
+        self._tokens = tokens
         self._tickets = tickets
         self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._server = f"chatcore {_version()}"
         limits = context.settings.limits
-        self._failures: KeyedBuckets[int] = KeyedBuckets(limits.failed_logins_per_second, limits.failed_login_burst)
         self._limits = Limits(
             limits.frame_bytes,
             limits.largest_body,
@@ -116,7 +113,7 @@ class Login:
         """The hub has checked the version: there is only one."""
         address = self._context.hub.limited_address(connection)
         try:
-            self._check_address(address)
+            self._failures.check(address)
             hello = _hello_decoder.decode(body)
         except RateLimited as error:
             self._refuse(connection, address, error)
@@ -125,17 +122,9 @@ class Login:
         else:
             self._context.tasks.spawn(self._greet(connection, address, hello))
 
-    def _check_address(self, address: int | None) -> None:
-        """Before anything is verified: verifying is what a flood of guesses would make us do. Raises RateLimited."""
-        if address is not None and self._failures:
-            wait = self._failures.wait(address, monotonic_ms())
-            if wait:
-                raise RateLimited("too many failed logins from this address", retry_after_ms=wait)
-
     def _refuse(self, connection: int, address: int | None, error: ChatError | BackendUnavailable) -> None:
         self._context.counters["logins_failed_" + error_text(error.code)] += 1
-        if error.code in _FAILURES and address is not None:
-            self._failures.take(address, monotonic_ms())
+        self._failures.note(address, error.code)
         self._context.outbox.close(connection, error)
 
     async def _greet(self, connection: int, address: int | None, hello: Hello) -> None:
@@ -271,7 +260,8 @@ class Login:
         self._social.logged_in(player, admission.blocks, admission.serial)
         may_be_present = bool(was_in) or len(hub.sessions_of(player)) > 1
         states = self._enter_channels(connection, admission, may_be_present)
-        ticket, ticket_ms = self._tickets.first(connection, admission.session, player, admission.token_expires_ms)
+        self._tokens.admit(connection, admission.token_expires_ms)
+        ticket, ticket_ms = self._tickets.first(connection, admission.session, player)
         settings = self._context.settings
         welcome = Welcome(
             player.decode("ascii"),
@@ -290,6 +280,7 @@ class Login:
             self._server,
         )
         hub.welcome(connection, encode_body(welcome))
+        self._tokens.begin(connection)
         self._context.outbox.wake()
         self._attendance.settled(admission.session)
         if not was_here:

@@ -46,6 +46,10 @@ class SessionKeeper:
         self._context.outbox.reply(caller.connection, caller.request_id, Empty())
         self._end_here(caller.session, caller.player, ErrorCode.ERROR_LOGGED_OUT)
 
+    def end_expired(self, session: int, player: bytes) -> None:
+        """Its token has expired. Its tickets have too, so nobody else needs to know."""
+        self._end_here(session, player, ErrorCode.ERROR_TOKEN_EXPIRED)
+
     async def _end(self, session: int) -> None:
         """It can not resume any more, here or elsewhere."""
         now = now_ms()

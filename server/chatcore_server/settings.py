@@ -58,6 +58,9 @@ class SessionSettings(Table, frozen=True, kw_only=True):
     resume_grace_ms: Annotated[
         int, Duration(lowest=0, about="A player without a connection stays online this long.")
     ] = constants.DEFAULT_RESUME_GRACE_MS
+    expiry_warning_ms: Annotated[
+        int, Duration(lowest=0, about="How long before its token expires a session is told so; 0 = never.")
+    ] = 60_000
 
 
 class LimitSettings(Table, frozen=True, kw_only=True):
@@ -126,6 +129,9 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     joins_per_second: Annotated[int, Count(about="Joins of one player, in the long run.")] = 50
     # A player with a few devices, all of which join what they can.
     join_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 1_000
+    # Each costs the verification of a signature; one an hour is usual.
+    refreshes_per_second: Annotated[int, Count(about="New tokens for running sessions of one player.")] = 1
+    refresh_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 10
     hello_timeout_ms: Annotated[int, Duration(about="From accept to HELLO.")] = constants.DEFAULT_HELLO_TIMEOUT_MS
     heartbeat_ms: Annotated[int, Duration(about="How often a client has to send something; it is told so.")] = (
         constants.DEFAULT_HEARTBEAT_MS

@@ -1,7 +1,7 @@
 """Gives every session its tickets: with WELCOME, again before they grow old, and after joins that a ticket should vouch
 for.
 
-Keeps 16 bytes for an idle connection and no Python object.
+Keeps 8 bytes for an idle connection and no Python object.
 """
 
 from array import array
@@ -12,6 +12,7 @@ from chatcore_server.clock import now_ms
 from chatcore_server.context import Context
 from chatcore_server.permissions import is_direct
 from chatcore_server.social import Social
+from chatcore_server.token_keeper import TokenKeeper
 
 _RENEWALS = 3  # tickets in a lifetime: a resume may come two thirds of a lifetime after the connection was lost
 _SLOTS = 128  # parts of a renewal period: 20,000 connections are renewed by 160 at a time
@@ -19,29 +20,26 @@ _JOIN_DELAY_MS = 1_000
 
 
 class TicketKeeper:
-    """`tick` is to be called a few times a second."""
+    """`tick` is to be called a few times a second. Each connection is looked at `_RENEWALS` times in a ticket's
+    lifetime; the keeper of the tokens is told then."""
 
-    def __init__(self, context: Context, social: Social) -> None:
+    def __init__(self, context: Context, social: Social, tokens: TokenKeeper) -> None:
         self._context = context
         self._social = social
+        self._tokens = tokens
         self._slots = [
             array("Q") for _ in range(_SLOTS)
         ]  # handles of connections; those that are gone fall out in time
         self._slot_ms = max(context.signer.lifetime_ms // (_RENEWALS * _SLOTS), 1)
         self._current = 0
         self._next_slot_ms = now_ms() + self._slot_ms
-        self._token_expires_ms = array("Q")  # by the index of the connection's slot in the hub
         self._due: set[int] = set()
         self._next_due_ms = 0
 
-    def first(self, connection: int, session: int, player: bytes, token_expires_ms: int) -> tuple[bytes, int]:
+    def first(self, connection: int, session: int, player: bytes) -> tuple[bytes, int]:
         """The ticket for WELCOME and its ms; from now on the connection's ticket is kept fresh."""
-        index = _index(connection)
-        if index >= len(self._token_expires_ms):
-            self._token_expires_ms.extend(bytes(8 * (index + 1 - len(self._token_expires_ms))))
-        self._token_expires_ms[index] = token_expires_ms
         self._slots[self._current].append(connection)
-        return self._issue(connection, session, player)
+        return self.issue(connection, session, player)
 
     def joined(self, connection: int, channel: bytes) -> None:
         """A resume right after this should need no look-up either, so a new ticket follows soon."""
@@ -58,34 +56,36 @@ class TicketKeeper:
         turns = 0
         while now >= self._next_slot_ms and turns < _SLOTS:
             turns += 1
-            self._next_slot_ms += self._slot_ms
             self._current = (self._current + 1) % _SLOTS
-            self._renew_slot(self._current)
+            self._renew_slot(self._current, now, self._next_slot_ms - _SLOTS * self._slot_ms)
+            self._next_slot_ms += self._slot_ms
         if turns == _SLOTS:
             self._next_slot_ms = now + self._slot_ms
 
-    def _renew_slot(self, slot: int) -> None:
+    def _renew_slot(self, slot: int, now: int, last_ms: int) -> None:
         kept = array("Q")
         for connection in self._slots[slot]:
             if self._renew(connection):
                 kept.append(connection)
+                self._tokens.look_ahead(connection, now, last_ms)
         self._slots[slot] = kept
 
     def _renew(self, connection: int) -> bool:
         who = self._context.hub.session(connection)
         if who is None:
             return False
-        ticket, lifetime_ms = self._issue(connection, *who)
+        ticket, lifetime_ms = self.issue(connection, *who)
         if lifetime_ms:
             self._context.outbox.event(connection, TicketEvent(ticket, lifetime_ms))
-        return lifetime_ms > 0
+        return True
 
-    def _issue(self, connection: int, session: int, player: bytes) -> tuple[bytes, int]:
+    def issue(self, connection: int, session: int, player: bytes) -> tuple[bytes, int]:
+        """A ticket by what is known of the connection now, and its ms."""
         return self._context.signer.issue(
             session,
             player,
             now_ms(),
-            self._token_expires_ms[_index(connection)],
+            self._tokens.expires_ms(connection),
             self._context.grants.get(connection),
             self._vouched_for(self._context.hub, connection),
         )
@@ -97,8 +97,3 @@ class TicketKeeper:
             for channel in hub.channels_of(connection)
             if channel.startswith(b"group:") or (is_direct(channel) and not self._social.is_silenced(channel))
         ]
-
-
-def _index(connection: int) -> int:
-    """A handle is a generation and, in its low half, the index of the connection's slot in the hub."""
-    return connection & 0xFFFF_FFFF

@@ -32,9 +32,11 @@ from chatcore_server.controls import Blocked, MembersChanged, RecentControls, Un
 from chatcore_server.groups import Groups
 from chatcore_server.logging import get_logger
 from chatcore_server.login import Login
+from chatcore_server.login_failures import LoginFailures
 from chatcore_server.outbox import Outbox
 from chatcore_server.permissions import Permissions
 from chatcore_server.presence import PresenceKeeper
+from chatcore_server.refresh import Refresh
 from chatcore_server.requests import Handler, Requests
 from chatcore_server.sends import Sends
 from chatcore_server.session_keeper import SessionKeeper
@@ -42,6 +44,7 @@ from chatcore_server.settings import ServerSettings
 from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
 from chatcore_server.tickets import TicketSigner
+from chatcore_server.token_keeper import TokenKeeper
 
 _TICK_S = 0.1
 _TEND_S = 1.0  # how often a change of the keys' files is looked for
@@ -82,20 +85,25 @@ class Worker:
         attendance = Attendance(context)
         presence = PresenceKeeper(context, attendance)
         self._social = Social(context, controls)
-        self._tickets = TicketKeeper(context, self._social)
+        self._sessions = SessionKeeper(context, attendance, self._social, presence)
+        self._tokens = TokenKeeper(context, self._sessions)
+        self._tickets = TicketKeeper(context, self._social, self._tokens)
         self._sends = Sends(context)
         self._groups = Groups(context, permissions, controls, attendance)
         self._channels = Channels(context, permissions, attendance, self._social, self._tickets)
-        self._sessions = SessionKeeper(context, attendance, self._social, presence)
+        failures = LoginFailures(context.settings.limits)
+        self._refresh = Refresh(context, self._authenticator, failures, attendance, self._tokens, self._tickets)
         self._login = Login(
             context,
             self._authenticator,
+            failures,
             permissions,
             self._channels,
             attendance,
             self._social,
             presence,
             self._sessions,
+            self._tokens,
             self._tickets,
         )
         self._requests = Requests(context, self._handlers(presence))
@@ -128,6 +136,7 @@ class Worker:
             Operation.FRIENDS: self._social.friends,
             Operation.SET_PRESENCE: presence.set_presence,
             Operation.LOGOUT: self._sessions.logout,
+            Operation.REFRESH: self._refresh.refresh,
         }
 
     # ---- Turns -------------------------------------------------------------------------------------------------------
@@ -154,6 +163,7 @@ class Worker:
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)
         self._accepting.look(self.hub.accept_pauses, self._loop.time())
         self._dispatch(self.hub.tick())
+        self._tokens.tick()
         self._tickets.tick()
         self._sends.tick()
 

@@ -102,7 +102,7 @@ async def test_a_forged_or_old_ticket_falls_back_to_the_token(server: LocalServe
 
 
 async def test_a_ticket_ends_with_its_token(start_server: Any, open_raw: OpenRaw) -> None:
-    server: LocalServer = start_server()
+    server: LocalServer = start_server(authentication={"leeway": 0})
     ann = await open_raw(server)
     welcome = await ann.login(token=server.token("ann", lifetime_s=2))
     assert 0 < welcome["ticket_ms"] <= 2000

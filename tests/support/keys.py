@@ -15,9 +15,13 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 ALGORITHMS = {"rsa": "RS256", "p256": "ES256", "ed25519": "EdDSA"}
 
 
-@functools.cache
 def private_key(kind: str, number: int = 0) -> Any:
     """Always the same one for the same arguments: RSA keys take time to make."""
+    return _made(kind, number)
+
+
+@functools.cache
+def _made(kind: str, number: int) -> Any:
     match kind:
         case "rsa":
             return rsa.generate_private_key(65537, 2048)

@@ -134,6 +134,25 @@ def test_a_server_that_says_no_welcome_is_given_up() -> None:
     assert session.closing
 
 
+def test_a_warning_and_a_refresh() -> None:
+    pair = Pair()
+    pair.connection.event(operations.TokenExpiringEvent(60_000))
+    pair.move()
+    assert pair.told_of(events.TokenExpiring) == [events.TokenExpiring(60_000)]
+    pair.server.deferring = True
+    request_id = pair.session.request(Operation.REFRESH, operations.RefreshRequest("new"), pair.now)
+    pair.move()
+    reply = operations.RefreshReply(b"newer ticket", 1000, 5000)
+    pair.connection.requests.clear()
+    pair.connection.write(encode_reply(request_id, operations.encode_body(reply)))
+    pair.move()
+    pair.cut()
+    pair.session.connect(pair.now, "token:me")
+    _, body = FrameParser().feed(pair.session.data_to_send())[0]
+    hello = msgspec.msgpack.decode(decode_hello(body)[1], type=Hello)
+    assert hello.ticket == b"newer ticket", "the older one does not know the new token"
+
+
 def test_a_ping_is_answered() -> None:
     pair = Pair()
     pair.connection.write(encode_frame(FrameType.FRAME_PING, b"12345678"))

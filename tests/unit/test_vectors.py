@@ -42,6 +42,7 @@ REPLY_TYPES: dict[int, type[msgspec.Struct]] = {
     Operation.BLOCKS: operations.BlocksReply,
     Operation.ADD_FRIEND: operations.AddFriendReply,
     Operation.FRIENDS: operations.FriendsReply,
+    Operation.REFRESH: operations.RefreshReply,
 }
 
 
