@@ -8,6 +8,7 @@ from chatcore_ext.constants cimport FRAME_CLOSE, FRAME_DELIVER, FRAME_GAP, FRAME
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED
 from chatcore_ext.frame cimport load_u32, load_u64
 from chatcore_ext.output cimport output_add_slice, output_close
+from chatcore_ext.tap cimport tap_taken_back
 from chatcore_ext.tables cimport CONGESTION_BEHIND, Slice, Subscription
 
 
@@ -116,10 +117,13 @@ cdef Subscription* subscription_by_number(const Connection* connection, unsigned
     return subscription
 
 
-cdef void note_left_out(const Connection* connection, unsigned int number, unsigned long long first) noexcept nogil:
+cdef const Subscription* note_left_out(
+    const Connection* connection, unsigned int number, unsigned long long first
+) noexcept nogil:
     cdef Subscription* subscription = subscription_by_number(connection, number)
     if subscription != NULL and (subscription.first_left_out == 0 or first < subscription.first_left_out):
         subscription.first_left_out = first
+    return subscription
 
 
 # False: nothing would bring it later.
@@ -127,8 +131,11 @@ cdef bint leave_out_frame(Output* output, Connection* connection, const uint8_t*
     cdef:
         int type = frame[3]
         const uint8_t* body = frame + HEADER_SIZE
+        const Subscription* subscription
     if type == FRAME_DELIVER:
-        note_left_out(connection, load_u32(body), load_u64(body + 6))
+        subscription = note_left_out(connection, load_u32(body), load_u64(body + 6))
+        if output.tap.is_on and subscription != NULL:
+            tap_taken_back(output.tap, connection, subscription, load_u64(body + 6))
         output.counters.deliveries_left_out += 1
     elif type == FRAME_GAP:
         note_left_out(connection, load_u32(body), load_u64(body + 4) + 1)

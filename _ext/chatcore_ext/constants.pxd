@@ -89,6 +89,7 @@ cpdef enum:
     DEFAULT_ACCEPT_BURST = 1000             # per address at once: all of them come back after a restart
     EXCESS_FACTOR = 4                       # frames over the limit, for each within it, before the connection is closed
     BYTES_PER_FRAME = 1024                  # that a player may send for each frame of the limit; most have under 100
+    MAX_TRACES = 8                          # at once: each traced player is looked up at each message
     LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
     # Bytes that a transport (TLS, WebSocket) holds unsent before the hub keeps the rest, and at which it goes on.
     # uvloop's own are 64 KiB or 512 KiB, by kind, and 16 bytes or 128 KiB.

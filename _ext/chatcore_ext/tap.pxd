@@ -8,7 +8,8 @@ changes nothing that it looks at.
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 
-from chatcore_ext.tables cimport Channel, Connection
+from chatcore_ext.constants cimport MAX_TRACES
+from chatcore_ext.tables cimport Channel, Connection, Subscription
 
 
 # What an event tells: its numbers behind it.
@@ -20,7 +21,7 @@ cpdef enum TapKind:
     TAP_JOINED = 5             # the channel's number, members then, may send
     TAP_LEFT = 6
     TAP_RECORD = 7             # id, prev, session, seq, 1 = a repeated copy, members here
-    TAP_FANNED_OUT = 8         # id (0: a signal), then receivers by fate: delivered, hidden, left out, closing
+    TAP_FANNED_OUT = 8         # id, then receivers: delivered, hidden, left out (a signal, id 0: waits), closing
     TAP_MISSED = 9             # id (0: a signal), fate, bytes pending, the first id that was left out
 
 
@@ -28,11 +29,13 @@ cpdef enum TapKind:
 cpdef enum Fate:
     FATE_DELIVERED = 0
     FATE_HIDDEN = 1            # blocked: an empty entry (a signal: nothing)
-    FATE_LEFT_OUT = 2          # behind: a GAP tells later (of a signal: nothing)
+    FATE_LEFT_OUT = 2          # behind: a GAP tells later
     FATE_CLOSING = 3
     FATE_NOT_JOINED = 4
     FATE_NOT_CONNECTED = 5
     FATE_IS_SENDER = 6         # a signal does not go back to whom it came from
+    FATE_TAKEN_BACK = 7        # left out after all, at the flush: too much is unsent to all connections
+    FATE_WAITS = 8             # a signal: the last of its kind and sender is told when the receiver has caught up
 
 
 # Bits of Connection.traced.
@@ -42,7 +45,6 @@ cdef enum Traced:
 
 
 cdef enum:
-    MAX_TRACED = 8             # players and as many channels: each traced player is looked up at each message
     TAP_EVENTS = 4096          # until the next take
     TAP_BYTES = 1048576        # of names and frames until the next take
     TAP_RESERVE = 64           # of the events: not for TAP_MISSED, so that those of a large room push nothing else out
@@ -71,7 +73,7 @@ cdef struct Tap:
     unsigned int n_events
     unsigned int n_bytes
     unsigned long long n_lost  # since the last take
-    PyObject* players[MAX_TRACED]  # names, owned
+    PyObject* players[MAX_TRACES]  # names, owned
     int n_players
 
 
@@ -92,6 +94,11 @@ cdef void tap_keep(Tap* tap, TapEvent* event, int type, const uint8_t* body, siz
 
 # A whole frame to one connection is about to be appended. To be called while `is_on`.
 cdef void tap_out(Tap* tap, const Connection* connection, const uint8_t* frame, const Channel* channel) noexcept nogil
+
+# A message that was noted for it is left out after all. To be called while `is_on`.
+cdef void tap_taken_back(
+    Tap* tap, const Connection* connection, const Subscription* subscription, unsigned long long id
+) noexcept nogil
 
 # (kind, type, connection, player, channel, numbers, size, body) of each, and empties it.
 cdef list tap_take(Tap* tap)

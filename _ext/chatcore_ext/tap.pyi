@@ -21,3 +21,5 @@ class Fate(IntEnum):
     FATE_NOT_JOINED = 4
     FATE_NOT_CONNECTED = 5
     FATE_IS_SENDER = 6
+    FATE_TAKEN_BACK = 7
+    FATE_WAITS = 8

@@ -109,6 +109,20 @@ cdef void tap_out(Tap* tap, const Connection* connection, const uint8_t* frame, 
         tap_keep(tap, event, type, frame + HEADER_SIZE, load_u32(frame) >> 8)
 
 
+cdef void tap_taken_back(
+    Tap* tap, const Connection* connection, const Subscription* subscription, unsigned long long id
+) noexcept nogil:
+    cdef TapEvent* event
+    if not subscription.channel.is_traced and not connection.traced & TRACED_PLAYER:
+        return
+    event = tap_note_of(tap, TAP_MISSED, connection, subscription.channel)
+    if event != NULL:
+        event.numbers[0] = id
+        event.numbers[1] = FATE_TAKEN_BACK
+        event.numbers[2] = connection.pending
+        event.numbers[3] = subscription.first_left_out
+
+
 cdef tuple as_tuple(const Tap* tap, const TapEvent* event):
     cdef:
         const char* player = <const char*>tap.bytes + event.start

@@ -10,8 +10,8 @@ from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, find_named, subscriptio
 from chatcore_ext.tables cimport CONGESTION_BEHIND, STATE_READY, Player, Session, Subscription
 from chatcore_ext.tap cimport (
     FATE_CLOSING, FATE_DELIVERED, FATE_HIDDEN, FATE_IS_SENDER, FATE_LEFT_OUT, FATE_NOT_CONNECTED, FATE_NOT_JOINED,
-    TAP_FANNED_OUT, TAP_IN, TAP_MISSED, TAP_RECORD, TRACED_PLAYER, TRACED_SENDER, Fate, TapEvent, tap_keep, tap_note,
-    tap_note_of, tap_out,
+    FATE_WAITS, TAP_FANNED_OUT, TAP_IN, TAP_MISSED, TAP_RECORD, TRACED_PLAYER, TRACED_SENDER, Fate, TapEvent,
+    tap_keep, tap_note, tap_note_of, tap_out,
 )
 
 
@@ -108,7 +108,9 @@ cdef Fate fate_of(
     is_hidden = stamp and connection.session.player.stamp == stamp
     if is_hidden and id == 0:
         return FATE_HIDDEN
-    if connection.congestion & CONGESTION_BEHIND or (id == 0 and connection.congestion):
+    if id == 0:
+        return FATE_WAITS if connection.congestion else FATE_DELIVERED
+    if connection.congestion & CONGESTION_BEHIND:
         return FATE_LEFT_OUT
     return FATE_HIDDEN if is_hidden else FATE_DELIVERED
 
@@ -131,12 +133,12 @@ cdef void note_members(
     HubState* hub, const Channel* channel, uint64_t id, const Connection* excepted, unsigned long long stamp
 ) noexcept nogil:
     cdef:
-        unsigned long long[7] n_by_fate
+        unsigned long long[<int>FATE_WAITS + 1] n_by_fate
         unsigned int i
         const Connection* connection
         Fate fate
         TapEvent* event
-    for i in range(7):
+    for i in range(<unsigned int>FATE_WAITS + 1):
         n_by_fate[i] = 0
     for i in range(channel.n_members):
         connection = channel.members[i].connection
@@ -150,7 +152,7 @@ cdef void note_members(
     event.numbers[0] = id
     event.numbers[1] = n_by_fate[<int>FATE_DELIVERED]
     event.numbers[2] = n_by_fate[<int>FATE_HIDDEN]
-    event.numbers[3] = n_by_fate[<int>FATE_LEFT_OUT]
+    event.numbers[3] = n_by_fate[<int>FATE_LEFT_OUT] if id else n_by_fate[<int>FATE_WAITS]
     event.numbers[4] = n_by_fate[<int>FATE_CLOSING]
 
 

@@ -2,10 +2,11 @@
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from chatcore_ext.constants cimport MAX_TRACES
 from chatcore_ext.routing cimport find_name
 from chatcore_ext.tables cimport CONGESTION_BEHIND, CONGESTION_BLOCKED, Player, Session
 from chatcore_ext.tap cimport (
-    MAX_TRACED, TAP_ATTACHED, TAP_JOINED, TRACED_PLAYER, TapEvent, tap_close, tap_note_of, tap_open, tap_take,
+    TAP_ATTACHED, TAP_JOINED, TRACED_PLAYER, TapEvent, tap_close, tap_note_of, tap_open, tap_take,
 )
 from chatcore_ext.turns cimport Turns, name_of
 
@@ -20,8 +21,8 @@ cdef class Tracing(Turns):
             set new_players = set(players)
             set new_channels = set(channels)
             bytes name
-        if len(new_players) > MAX_TRACED or len(new_channels) > MAX_TRACED:
-            raise ValueError(f"at most {<int>MAX_TRACED} players and {<int>MAX_TRACED} channels are traced at once")
+        if len(new_players) > MAX_TRACES or len(new_channels) > MAX_TRACES:
+            raise ValueError(f"at most {<int>MAX_TRACES} players and {<int>MAX_TRACES} channels are traced at once")
         if not all(isinstance(each, bytes) for each in new_players | new_channels):
             raise TypeError("a name is bytes")
         if (new_players or new_channels) and tap_open(&self.state.tap) < 0:

@@ -353,13 +353,13 @@ cdef class Turns:
         if session == NULL:
             self.state.n_half_open -= 1
         self.state.counters.closed[connection.close_code] += 1
-        if self.state.tap.is_on:
-            note_detached(&self.state.tap, connection)
         while connection.subscriptions != NULL:
             subscription = connection.subscriptions
             if subscription.is_joined:
                 channels.append(name_of(&subscription.channel.named))
             self.drop_subscription(subscription)
+        if self.state.tap.is_on:
+            note_detached(&self.state.tap, connection)
         if session != NULL:
             session_id = session.id
             player = name_of(&session.player.named)

@@ -31,6 +31,7 @@ _NEVER_MS = 1 << 53  # a token may claim any time; this one is still exact in ev
 # One secret, one purpose each: a ticket is never a token.
 _TOKEN_LABEL = b"chatcore development token 1"
 _TICKET_LABEL = b"chatcore ticket 1"
+_ADMIN_LABEL = b"chatcore admin token 1"
 
 _log = get_logger()
 
@@ -215,6 +216,32 @@ def development_token_key(secret: bytes) -> bytes:
 
 def ticket_key(secret: bytes) -> bytes:
     return hmac.digest(secret, _TICKET_LABEL, hashlib.sha256)
+
+
+def admin_token(secret: bytes, file: str = "") -> str:
+    """What the administration asks for: the file's, or one that follows from the data folder's secret, so that who may
+    read that folder may ask. Raises SettingsError."""
+    if file:
+        return read_admin_token(Path(file))
+    return hmac.digest(secret, _ADMIN_LABEL, hashlib.sha256).hex()
+
+
+def read_admin_token(path: Path) -> str:
+    """Raises SettingsError unless it is at least 32 printable characters without a space: it goes into a header."""
+    token = read_secret_file(path).decode("ascii", "replace")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise SettingsError(
+            f"{path} must hold a token of printable ASCII characters without spaces: openssl rand -hex 32"
+        )
+    return token
+
+
+def claimed_player(token: str) -> bytes:
+    """Whose token it says it is, which proves nothing: for traces alone. b"": it says nothing."""
+    try:
+        return str(jwt.decode(token, options={"verify_signature": False}).get("sub", "")).encode("ascii")
+    except (jwt.InvalidTokenError, UnicodeEncodeError):
+        return b""
 
 
 def make_authenticator(settings: ServerSettings, secret: bytes) -> Authenticator:

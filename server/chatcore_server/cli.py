@@ -5,7 +5,7 @@ Knows options and texts; what the commands do is in serve.py, authentication.py 
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -260,6 +260,84 @@ def load(
         raise typer.Exit(2) from None
     print(as_text(report))
     raise typer.Exit(report.exit_code)
+
+
+_HTTP_ADDRESS = "HOST:PORT of the server's HTTP."
+_TOKEN_FILE = "File with the server's admin.token_file token; without it, --data makes the token."
+
+
+@app.command()
+def trace(
+    address: Annotated[str, typer.Argument(help=_HTTP_ADDRESS)] = "127.0.0.1:7480",
+    player: Annotated[str, typer.Option(help="Follow this player, here or not.")] = "",
+    channel: Annotated[str, typer.Option(help="Follow this channel; with --player: that player in it.")] = "",
+    message: Annotated[int | None, typer.Option(help="Only what is about the message with this id.", min=1)] = None,
+    bodies: Annotated[bool, typer.Option("--bodies", help="Show what players say. The server logs it.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    seconds: Annotated[float, typer.Option(help="End after so many, 0 = at Ctrl-C.", min=0)] = 0.0,
+    data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
+    token_file: Annotated[Path | None, typer.Option(help=_TOKEN_FILE)] = None,
+) -> None:
+    """Follow a player or a channel of a running server: one line for each frame and decision. Exit code 1: the server
+    has gone."""
+    import asyncio
+
+    from chatcore_server.trace_client import TraceError, follow, readable
+
+    if not player and not channel:
+        _fail("whom? chatcore trace --player alice, chatcore trace --channel room:lobby, or both")
+    query = {"player": player, "channel": channel, "bodies": str(int(bodies)), "message": str(message or "")}
+    token = _admin_token(data, token_file)
+
+    def show(line: dict[str, Any], raw: str) -> None:
+        print(raw if json else readable(line), flush=True)
+
+    try:
+        asyncio.run(follow(address, token, {key: value for key, value in query.items() if value}, show, seconds))
+    except TraceError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    except BrokenPipeError:  # as into `head`
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+
+
+@app.command()
+def why(
+    player: Annotated[str, typer.Argument(help="Who has not seen it.")],
+    channel: Annotated[str, typer.Argument(help="room:NAME, group:NAME or dm:A:B.")],
+    id: Annotated[int, typer.Argument(help="The message's id.", min=1)],
+    address: Annotated[str, typer.Argument(help=_HTTP_ADDRESS)] = "127.0.0.1:7480",
+    json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+    data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
+    token_file: Annotated[Path | None, typer.Option(help=_TOKEN_FILE)] = None,
+) -> None:
+    """Say why PLAYER has not seen a message, as far as a running server knows."""
+    import asyncio
+
+    import msgspec
+
+    from chatcore_server.trace_client import TraceError, ask_why, readable_answer
+
+    query = {"player": player, "channel": channel, "id": str(id)}
+    try:
+        answer = asyncio.run(ask_why(address, _admin_token(data, token_file), query))
+    except TraceError as error:
+        _fail(str(error))
+    print(msgspec.json.encode(answer).decode() if json else readable_answer(answer))
+
+
+def _admin_token(data: Path, token_file: Path | None) -> str:
+    from chatcore_server.authentication import SECRET_NAME, admin_token, data_secret, read_admin_token
+    from chatcore_server.settings import SettingsError
+
+    if not token_file and not (data / SECRET_NAME).exists():
+        _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token-file")
+    try:
+        return read_admin_token(token_file) if token_file else admin_token(data_secret(data))
+    except SettingsError as error:
+        _fail(str(error))
 
 
 def _seconds(text: str) -> int:

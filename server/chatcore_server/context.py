@@ -12,6 +12,7 @@ from chatcore_server.outbox import Outbox
 from chatcore_server.settings import ServerSettings
 from chatcore_server.tasks import Tasks
 from chatcore_server.tickets import ChannelSet, TicketSigner
+from chatcore_server.tracing import Tracer
 
 
 class Backends(Protocol):
@@ -47,6 +48,7 @@ class Context:
     signer: TicketSigner
     recent: RecentControls
     applied: AppliedOffsets
+    tracer: Tracer
     tasks: Tasks = field(default_factory=Tasks)
     # Only of connections whose token names channels: the others may join all. By connection.
     grants: dict[int, ChannelSet] = field(default_factory=dict)

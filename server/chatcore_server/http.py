@@ -1,8 +1,8 @@
 """Health over HTTP on a port of its own: /healthz (the process is alive) and /readyz (it takes connections and the log
-answers). Later issues add metrics and administration here. Never touches players' data.
+answers), and the routes that others add. Never touches players' data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
@@ -13,10 +13,14 @@ class HealthServer:
     def __init__(self, is_ready: Callable[[], str]) -> None:
         """`is_ready` tells why not; "" = ready."""
         self._is_ready = is_ready
-        application = web.Application()
+        self._application = application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
+
+    def add(self, routes: Iterable[web.RouteDef]) -> None:
+        """Before `start`."""
+        self._application.router.add_routes(routes)
 
     async def start(self, host: str, port: int) -> int:
         """The port that it listens on. Raises OSError."""

@@ -25,7 +25,7 @@ from chatcore.operations import ChannelState, ConversationState, Hello, Limits, 
 from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_ext.error_codes import ErrorCode, error_text
 from chatcore_server.attendance import Attendance
-from chatcore_server.authentication import Authenticator
+from chatcore_server.authentication import Authenticator, claimed_player
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.channels import Channels, conversation_states
 from chatcore_server.clock import now_ms
@@ -136,10 +136,19 @@ class Login:
                 await self._sessions.make_room(admission.player)
             self._enter(connection, admission)
         except (ChatError, BackendUnavailable) as error:
+            self._tell_traces(hello, error)
             self._refuse(connection, address, error)
         except Exception as error:
             _log.error("login_failed", exc_info=error)
             self._refuse(connection, address, ChatError(code=ErrorCode.ERROR_INTERNAL))
+
+    def _tell_traces(self, hello: Hello, error: ChatError | BackendUnavailable) -> None:
+        """The hub does not know whose connection this would have been."""
+        tracer = self._context.tracer
+        if tracer.is_on:
+            player = claimed_player(hello.token) or self._context.signer.claimed_player(hello.ticket)
+            if tracer.is_followed(player):
+                tracer.note("login_refused", player, code=error_text(error.code), message=str(error))
 
     # ---- Who it is ---------------------------------------------------------------------------------------------------
 

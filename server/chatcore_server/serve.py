@@ -16,7 +16,8 @@ import msgspec
 import uvloop
 
 from chatcore_ext.constants import DEFAULT_MAX_CONNECTIONS
-from chatcore_server.authentication import data_secret, make_authenticator, ticket_key
+from chatcore_server.admin import Admin
+from chatcore_server.authentication import admin_token, data_secret, make_authenticator, ticket_key
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.doors import DoorError, Doors
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
@@ -55,6 +56,7 @@ class Server:
             self.doors = Doors(self.settings)
             self.doors.bind()  # first: a port in use leaves no folder behind
             secret = data_secret(folder)
+            token = admin_token(secret, self.settings.admin.token_file)
             authenticator = make_authenticator(self.settings, secret)
             store = EmbeddedStore(folder, self.settings.embedded)
             await store.open()
@@ -67,6 +69,7 @@ class Server:
             await self.worker.start()
         except BackendUnavailable as error:
             raise ServeError(f"the message log cannot be read: {error}") from None
+        self._health.add(Admin(self.worker.context, token).routes())
         self.http_port = await self._start_http()
         self.doors.open(self.worker.hub, self.worker.wake)
         self.ports = self.doors.ports

@@ -227,6 +227,15 @@ class ProxyProtocolSettings(Table, frozen=True, kw_only=True):
     ] = ()
 
 
+class AdminSettings(Table, frozen=True, kw_only=True):
+    """Traces over HTTP, at http_host and http_port."""
+
+    token_file: Annotated[
+        str,
+        Text(about="A file with the token that opens /admin; empty: one that follows from the data folder's secret."),
+    ] = ""
+
+
 class ServerSettings(Table, frozen=True, kw_only=True):
     """Everything. The defaults are a complete chat server on this machine alone."""
 
@@ -249,6 +258,7 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     log: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()
     logging: LoggingSettings = LoggingSettings()
+    admin: AdminSettings = AdminSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
     tls: TlsSettings = TlsSettings()
     websocket: WebSocketSettings = WebSocketSettings()

@@ -45,6 +45,7 @@ from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.token_keeper import TokenKeeper
+from chatcore_server.tracing import Tracer
 
 _TICK_S = 0.1
 _TEND_S = 1.0  # how often a change of the keys' files is looked for
@@ -75,6 +76,7 @@ class Worker:
             signer,
             RecentControls(settings.log.replay_window_ms),
             AppliedOffsets(),
+            Tracer(self.hub),
         )
         self._make_parts()
 
@@ -177,6 +179,8 @@ class Worker:
         self._dispatch(self.hub.take_events())
 
     def _dispatch(self, events: list[Event]) -> None:
+        if self.context.tracer.is_on:
+            self.context.tracer.drain()
         for event in events:
             try:
                 self._on_event[event[0]](*event[1:])

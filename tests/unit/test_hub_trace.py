@@ -10,7 +10,7 @@ from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import encode_frame, encode_send, encode_signal
 from chatcore_ext.tap import Fate, TapKind
 from chatcore_ext.tracing import TraceEvent
-from support.hub_world import Peer, SocketPeer, World, encode_ping
+from support.hub_world import Peer, SocketPeer, TransportPeer, World, encode_ping
 
 ROOM = b"room:lobby"
 BODY = b"not for the operator"
@@ -229,6 +229,24 @@ def test_who_is_behind_is_named_until_a_gap_has_told() -> None:
         world.frames(slow)
         assert frames_of(taken(world), TapKind.TAP_OUT, b"slow") == [FrameType.FRAME_GAP]
         assert world.hub.reception(slow.handle, ROOM) == (True, 0, 0, False)
+
+
+def test_what_the_bound_over_all_takes_back_is_named() -> None:
+    with World("transport", max_total_pending_size=10_000) as world:
+        (slow, _), _ = room(world, b"slow", b"alice")
+        assert isinstance(slow, TransportPeer)
+        slow.link.pause_writing()
+        world.hub.trace([], [ROOM])
+        ids = [world.say(ROOM, b"bob", b"x" * 1000)]
+        while len(ids) < 20:
+            events = taken(world)
+            if misses(events):
+                break
+            ids.append(world.say(ROOM, b"bob", b"x" * 1000))
+        assert fan_out(events) == (ids[-1], 2, 0, 0, 0)  # it was noted for both, and then
+        assert misses(events) == [(b"slow", ids[-1], Fate.FATE_TAKEN_BACK)]
+        world.say(ROOM, b"bob", BODY)
+        assert misses(taken(world)) == [(b"slow", ids[-1] + 1, Fate.FATE_LEFT_OUT)]
 
 
 def test_who_is_traced_but_not_in_the_channel_is_named(world: World) -> None:
