@@ -70,6 +70,7 @@ cpdef enum:
     DEFAULT_MAX_FRAME_SIZE = 4096           # bytes of one inbound frame body: a chat line, not a file
     DEFAULT_MAX_PENDING_SIZE = 262144       # bytes unsent per connection: seconds of a busy room on a slow line
     DEFAULT_MAX_TOTAL_PENDING_SIZE = 1073741824  # bytes unsent per worker: 4,096 clients with all that one may have
+    DEFAULT_FLUSH_WINDOW_RATE = 100         # outputs a second, from which on a window, if there is one, holds them
     KEPT_SIGNALS_SIZE = 4096                # bytes of signals that wait for one who lags: some 85 who are typing
     KEPT_TYPING_MS = 5000                   # nobody types for so long without saying it again: older is not told
     DEFAULT_HELLO_TIMEOUT_MS = 5000         # a real client says hello in one round trip

@@ -23,6 +23,7 @@ cdef struct Counters:
     unsigned long long[N_SEND_CALL_BUCKETS] send_calls_by_frames
     unsigned long long sends_incomplete         # the kernel took less than it was given
     unsigned long long bytes_sent
+    unsigned long long flushes_held             # of a connection, by the flush window
     unsigned long long records                  # given to deliver
     unsigned long long records_malformed
     unsigned long long records_repeated         # later copies of one seen before

@@ -23,6 +23,7 @@ cdef dict counters_as_dict(const Counters* counters):
             "frames_in_send_calls": counters.frames_in_send_calls,
             "sends_incomplete": counters.sends_incomplete,
             "bytes_sent": counters.bytes_sent,
+            "flushes_held": counters.flushes_held,
             "records": counters.records,
             "records_malformed": counters.records_malformed,
             "records_repeated": counters.records_repeated,

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport arena_extend
 from chatcore_ext.kept_signals cimport keep_signal
-from chatcore_ext.output cimport PREFETCH, output_append, output_make_room, output_reserve
+from chatcore_ext.output cimport PREFETCH, output_append, output_hurry, output_make_room, output_reserve
 from chatcore_ext.tables cimport CONGESTION_BEHIND, STATE_READY, Member
 
 
@@ -51,6 +51,7 @@ cdef bint is_behind(Output* output, Connection* connection, size_t size) noexcep
             output_make_room(output, connection, size)
         if connection.pending + size <= output.pause_pending:
             return False
+        output_hurry(output, connection)  # a transport could not be asked; it may take all once it is flushed
         connection.congestion |= CONGESTION_BEHIND
         output.counters.receivers_paused += 1
     return True

@@ -8,7 +8,7 @@ from chatcore_ext.pointer_table cimport PointerTable, table_get
 from chatcore_ext.routing cimport find_named
 from chatcore_ext.routing cimport NAME_BYTES, NAME_SIZE, subscription_of
 from chatcore_ext.tables cimport (
-    CONGESTION_SIGNALS, STATE_CLOSING, STATE_FREE, STATE_READY, Channel, Connection, Hide, Player, Session,
+    CONGESTION_SIGNALS, DIRTY_HELD, STATE_CLOSING, STATE_FREE, STATE_READY, Channel, Connection, Hide, Player, Session,
     Subscription,
 )
 from chatcore_ext.timing_wheel cimport timer_is_set
@@ -183,7 +183,21 @@ cdef int check_channels(HubState* hub) except -1:
     return 0
 
 
+cdef int check_output(HubState* hub) except -1:
+    cdef Connection* connection = hub.output.dirty
+    while connection != NULL:
+        claim(connection.state != STATE_FREE and connection.is_dirty != DIRTY_HELD, "a dirty one is gone or held")
+        claim(connection.is_dirty != 0, "a dirty connection does not know it")
+        connection = connection.next_dirty
+    connection = hub.output.window.held
+    while connection != NULL:
+        claim(connection.state != STATE_FREE and connection.is_dirty >= DIRTY_HELD, "a held connection is gone or free")
+        connection = connection.next_dirty
+    return 0
+
+
 cdef int check_hub(HubState* hub) except -1:
+    check_output(hub)
     check_table(&hub.routing.players, "players")
     check_table(&hub.routing.channels, "channels")
     check_table(&hub.routing.hidden_senders, "hidden senders")

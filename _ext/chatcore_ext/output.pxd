@@ -1,8 +1,9 @@
 """What connections are to be sent this turn, and the one flush that sends it.
 
 Bytes are written once into the turn's arena; each receiver only notes where they lie. At the flush every connection
-with output gets exactly one system call; what the kernel does not take is copied into the connection's own backlog, so
-nothing points into the arena after its turn. Never waits, never lets one receiver hold up another.
+with output gets at most one system call (flush_window.pxd may hold busy ones for some turns, and the arena with them);
+what the kernel does not take is copied into the connection's own backlog, so nothing points into the arena after its
+turn. Never waits, never lets one receiver hold up another.
 """
 
 from libc.stdint cimport uint8_t
@@ -10,7 +11,7 @@ from libc.stdint cimport uint8_t
 from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
 from chatcore_ext.counters cimport Counters
 from chatcore_ext.pointer_table cimport PointerTable
-from chatcore_ext.tables cimport Connection, Slice
+from chatcore_ext.tables cimport DIRTY_HELD, DIRTY_HURRIED, DIRTY_LISTED, Connection, Slice
 from chatcore_ext.tap cimport Tap, tap_out
 
 
@@ -47,6 +48,17 @@ cdef extern from *:
     ssize_t RAW_RECV(int descriptor, void* data, size_t size) noexcept nogil
 
 
+# flush_window.pxd
+cdef struct FlushWindow:
+    unsigned int length        # in units of 16 us; 0: off
+    unsigned int gap_at_rate   # the same, between two outputs of a connection that is just busy enough
+    Connection* held           # by next_dirty
+    int descriptor             # of the timer
+    bint is_armed
+    bint is_over               # all who are held are due
+    bint is_hurried            # some of them are
+
+
 # Loop thread only.
 cdef struct Output:
     Arena bytes                # encoded frames
@@ -58,7 +70,9 @@ cdef struct Output:
     unsigned int max_pending   # bytes unsent per connection, then it is closed
     unsigned int pause_pending  # bytes unsent per connection, then it is sent no more messages and signals
     PointerTable signals       # kept_signals.pxd, by connection index
+    FlushWindow window
     unsigned long long now_ms  # the hub's
+    unsigned long long now_us  # the same clock
     size_t total_pending       # bytes in the backlogs of all connections, and what their kept signals take
     size_t max_total_pending   # from there on no backlog grows; see backlog.pxd
     int epoll_descriptor
@@ -70,7 +84,7 @@ cdef struct Output:
 
 cdef inline void output_mark_dirty(Output* output, Connection* connection) noexcept nogil:
     if not connection.is_dirty:
-        connection.is_dirty = True
+        connection.is_dirty = DIRTY_LISTED
         connection.next_dirty = output.dirty
         output.dirty = connection
 
@@ -116,6 +130,16 @@ cdef inline void output_frame(Output* output, Connection* connection, const uint
     if output.tap.is_on:
         tap_out(output.tap, connection, frame, NULL)
     output_append(output, connection, frame, size)
+    if output.window.length:
+        output_hurry(output, connection)
+
+
+# What is pending for it must not wait for the end of a window.
+cdef inline void output_hurry(Output* output, Connection* connection) noexcept nogil:
+    if connection.is_dirty == DIRTY_HELD:
+        output.window.is_hurried = True
+    if connection.is_dirty:
+        connection.is_dirty = DIRTY_HURRIED
 
 
 # Room for a frame in the arena. NULL: no memory.
@@ -145,6 +169,6 @@ cdef bytes take_pending(Output* output, Connection* connection)
 cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil
 # Have epoll look at the socket afresh: what is ready now is told in the next turn (see WATCHED_EVENTS).
 cdef void rearm(Output* output, const Connection* connection) noexcept nogil
-# After the flush: the arena is empty again.
+# After the flush: the arena is empty again, unless something in it is held.
 cdef void output_end_turn(Output* output) noexcept nogil
 cdef void output_free(Output* output) noexcept nogil

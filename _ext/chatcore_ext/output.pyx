@@ -14,6 +14,7 @@ from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
 from chatcore_ext.counters cimport send_call_bucket
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_SLOW_RECEIVER, error_flags
+from chatcore_ext.flush_window cimport window_end_turn, window_holds, window_take_due
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
 from chatcore_ext.kept_signals cimport tell_signals
 from chatcore_ext.pointer_table cimport table_free
@@ -255,21 +256,30 @@ cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
     connection.congestion |= CONGESTION_BLOCKED
 
 
-cdef void flush_sockets(Output* output) noexcept nogil:
-    cdef:
-        Connection* connection = output.dirty
-        Connection* following
-    output.dirty = NULL
+cdef void flush_listed(Output* output, Connection* connection, bint may_hold) noexcept nogil:
+    cdef Connection* following
     while connection != NULL:
         following = connection.next_dirty
         PREFETCH(following)
-        if connection.transport != NULL:
+        if may_hold and window_holds(output, connection):
+            pass
+        elif connection.transport != NULL:
             connection.next_dirty = output.transports
             output.transports = connection
         else:
-            connection.is_dirty = False
             flush_socket(output, connection)
+            connection.is_dirty = False  # only now: what the flush itself appends, it sends
         connection = following
+
+
+cdef void flush_sockets(Output* output) noexcept nogil:
+    cdef Connection* dirty = output.dirty
+    if output.window.held != NULL:
+        flush_listed(output, window_take_due(output), False)
+    output.dirty = NULL
+    flush_listed(output, dirty, output.window.length != 0)
+    if output.window.length:
+        window_end_turn(output)
 
 
 cdef bytes take_pending(Output* output, Connection* connection):
@@ -287,6 +297,8 @@ cdef bytes take_pending(Output* output, Connection* connection):
 
 
 cdef void output_end_turn(Output* output) noexcept nogil:
+    if output.window.held != NULL:
+        return
     output.turn += 1
     arena_reset(&output.bytes)
     arena_reset(&output.nodes)

@@ -16,6 +16,8 @@ cdef struct Entry:
 cdef void read_clocks(HubState* hub) noexcept nogil
 
 cdef int reactor_open(HubState* hub) noexcept nogil  # -1: errno says why
+# The flush window, and its timer in the epoll set; as window_open.
+cdef int reactor_open_window(HubState* hub, unsigned int length_us, unsigned int rate) noexcept nogil
 # Take a descriptor in: watch it for connections, or make it one. An errno, or 0; NULL and an errno.
 cdef int listen_on(HubState* hub, int descriptor) noexcept nogil
 cdef void stop_listening(HubState* hub) noexcept nogil

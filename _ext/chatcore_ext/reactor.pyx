@@ -12,12 +12,14 @@ from chatcore_ext.connection cimport connection_handle, connection_new, connecti
 from chatcore_ext.constants cimport BURST_EVENTS, RECEIVE_BUFFER_SIZE
 from chatcore_ext.deadlines cimport set_deadline
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_TOO_MANY_CONNECTIONS
+from chatcore_ext.flush_window cimport window_admit, window_open, window_timer_fired
 from chatcore_ext.frame cimport FRAME_NEED_MORE, FRAME_READY, Frame, assembler_clear, next_frame
 from chatcore_ext.half_open cimport half_open_add, half_open_take_oldest
 from chatcore_ext.hub_state cimport MAX_LISTENERS
 from chatcore_ext.inbound cimport handle_frame
 from chatcore_ext.output cimport (
-    RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_mark_dirty, rearm,
+    RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_hurry, output_mark_dirty,
+    rearm,
 )
 from chatcore_ext.tables cimport CONGESTION_BLOCKED, STATE_CLOSING, STATE_LOST
 from chatcore_ext.token_bucket cimport bucket_init, bucket_take
@@ -51,6 +53,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLRDHUP
         EPOLLHUP
         EPOLLERR
+        EPOLLET
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
@@ -65,7 +68,10 @@ cdef enum:
     MAX_ENDING = 1024
     RETRY_AFTER_MS = 1000      # told to one connection too many of an address, or while too much is unsent
 
-# Marks a listener among the handles of an epoll set: no connection has generation 0.
+# Marks a listener, or the timer of the flush window, among the handles of an epoll set: no connection has generation 0.
+cdef enum:
+    WINDOW_MARK = MAX_LISTENERS
+
 cdef inline unsigned long long listener_mark(int i) noexcept nogil:
     return <unsigned long long>i
 
@@ -80,6 +86,7 @@ cdef void read_clocks(HubState* hub) noexcept nogil:
     hub.now_us = microseconds(CLOCK_MONOTONIC)
     hub.now_ms = hub.now_us // 1000 + hub.clock_shift_ms
     hub.output.now_ms = hub.now_ms
+    hub.output.now_us = hub.now_us + hub.clock_shift_ms * 1000
     # A clock that was set back stands still until it has caught up: records' times grow.
     hub.time_ms = max(hub.time_ms, microseconds(CLOCK_REALTIME) // 1000)
 
@@ -90,6 +97,17 @@ cdef int reactor_open(HubState* hub) noexcept nogil:
     hub.epoll_descriptor = epoll_create1(EPOLL_CLOEXEC)
     hub.output.epoll_descriptor = hub.epoll_descriptor
     return hub.epoll_descriptor
+
+
+cdef int reactor_open_window(HubState* hub, unsigned int length_us, unsigned int rate) noexcept nogil:
+    cdef epoll_event event
+    if window_open(&hub.output, length_us, rate) < 0:
+        return -1
+    if length_us == 0:
+        return 0
+    event.events = EPOLLIN | EPOLLET
+    event.data.u64 = WINDOW_MARK
+    return epoll_ctl(hub.epoll_descriptor, EPOLL_CTL_ADD, hub.output.window.descriptor, &event)
 
 
 cdef int watch_listener(HubState* hub, int i, int operation, unsigned int events) noexcept nogil:
@@ -194,6 +212,7 @@ cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexc
     bucket_init(&connection.excess, hub.limits.excess_burst, <long long>hub.now_ms)
     half_open_add(&hub.half_open, &hub.connections, connection_handle(connection))
     set_deadline(hub, connection)
+    window_admit(&hub.output, connection)
 
 
 cdef Connection* adopt(HubState* hub, int descriptor, const Entry* entry, int* error) noexcept nogil:
@@ -308,8 +327,11 @@ cdef void burst(HubState* hub) noexcept nogil:
         int n_events, i
     n_events = epoll_wait(hub.epoll_descriptor, &events[0], BURST_EVENTS, 0)
     for i in range(n_events):
-        if events[i].data.u64 < MAX_LISTENERS:
-            accept_from(hub, <int>events[i].data.u64)
+        if events[i].data.u64 <= WINDOW_MARK:
+            if events[i].data.u64 == WINDOW_MARK:
+                window_timer_fired(&hub.output)
+            else:
+                accept_from(hub, <int>events[i].data.u64)
             continue
         connection = connection_of(&hub.connections, events[i].data.u64)
         if connection == NULL or connection.state == STATE_LOST:
@@ -319,6 +341,7 @@ cdef void burst(HubState* hub) noexcept nogil:
         if connection.congestion & CONGESTION_BLOCKED and events[i].events & EPOLLOUT:
             connection.congestion &= ~CONGESTION_BLOCKED
             output_mark_dirty(&hub.output, connection)
+            output_hurry(&hub.output, connection)
     flush_sockets(&hub.output)
 
 

@@ -29,6 +29,13 @@ cdef enum Congestion:
     CONGESTION_SIGNALS = 4     # signals wait until all that is pending is out (kept_signals.pxd)
 
 
+# Where a connection with output waits for its flush.
+cdef enum Dirty:
+    DIRTY_LISTED = 1           # among those of this turn
+    DIRTY_HELD                 # until the window's end (flush_window.pxd)
+    DIRTY_HURRIED              # listed or held, but must not be held any longer than this turn
+
+
 # A timer that knows what it is part of: the wheel holds those of connections and of sessions.
 cdef struct Deadline:
     Timer timer                # first, so a pointer to one is a pointer to the other
@@ -53,7 +60,7 @@ cdef struct Backlog:
 cdef struct Connection:
     # The first cache line is all that a fan-out and its flush touch.
     unsigned char state
-    unsigned char is_dirty     # is in the list of those with output
+    unsigned char is_dirty     # a Dirty; 0: has no output
     unsigned char congestion   # bits of Congestion
     unsigned char is_doomed    # is in the list of those to be put away at the end of the turn
     int descriptor             # -1: on a transport
@@ -81,7 +88,9 @@ cdef struct Connection:
     FrameAssembler assembler
     unsigned int address       # slot of the peer's; 0: none is known
     unsigned char traced       # bits of Traced, of meaning while the tap is on
-    unsigned char[3] padding   # to three whole cache lines, so that the next connection begins one too
+    # Of the flush window; with these it is three whole cache lines, so that the next connection begins one too.
+    unsigned char mean_gap     # between its outputs of late, in 64ths of what counts as busy
+    unsigned short last_flush  # time, in 16 us
 
 
 # What has a name begins with this. The name is a bytes object: events and callbacks hand it out without a copy.

@@ -21,6 +21,8 @@ class Turns:
         max_pending_size: int = ...,
         pause_pending_size: int | None = ...,
         max_total_pending_size: int = ...,
+        flush_window_us: int = ...,
+        flush_window_rate: int = ...,
         max_connections: int = ...,
         max_channels_per_connection: int = ...,
         max_body_size: int = ...,
@@ -49,6 +51,8 @@ class Turns:
         max_total_pending_size: bytes unsent to all connections after a turn. From there on new connections are refused
         (overloaded), and whoever does not take what it is sent is left out of messages at once, or closed (overloaded)
         if it is owed something else.
+        flush_window_us: how long output of a busy connection is held, at most, so that more of it goes out at once; at
+        most a second, 0 = off. Busy is who has output in more than flush_window_rate turns a second.
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
         heartbeat_timeout_ms: time without a whole frame after which a connection is closed (heartbeat and grace
         together).

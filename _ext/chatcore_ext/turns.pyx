@@ -21,27 +21,29 @@ from chatcore_ext.connection cimport (
     connection_table_free,
 )
 from chatcore_ext.constants cimport (
-    BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST,
-    DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION,
-    DEFAULT_MAX_CONNECTIONS, DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN,
-    DEFAULT_MAX_PENDING_SIZE, DEFAULT_MAX_TOTAL_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE,
-    RECEIVE_BUFFER_SIZE, SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
+    BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FLUSH_WINDOW_RATE,
+    DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST, DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS,
+    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN, DEFAULT_MAX_PENDING_SIZE,
+    DEFAULT_MAX_TOTAL_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
+    SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
 )
 from chatcore_ext.counters cimport N_CODES
 from chatcore_ext.deadlines cimport advance_deadlines, set_deadline, set_grace
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED
 from chatcore_ext.event_queue cimport KIND_DISCONNECTED, KIND_EXPIRED, queue_free, take_queue
+from chatcore_ext.flush_window cimport window_close, window_is_due, window_timer_fired
 from chatcore_ext.half_open cimport half_open_free
 from chatcore_ext.hub_state cimport Limits
 from chatcore_ext.kept_signals cimport forget_signals, forget_signals_in
 from chatcore_ext.log_view cimport LogView
 from chatcore_ext.output cimport (
-    catch_up, count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free,
-    output_mark_dirty, take_pending,
+    Output, catch_up, count_send_call, flush_sockets, output_close, output_drop, output_end_turn, output_free,
+    output_hurry, output_mark_dirty, take_pending,
 )
 from chatcore_ext.reactor cimport (
     Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
-    reactor_open, read_clocks, resume_listening, stop_listening, take_input,
+    reactor_open, reactor_open_window, read_clocks, resume_listening, stop_listening, take_input,
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.send_times cimport measure_noted
@@ -93,7 +95,8 @@ cdef class Turns:
     def __init__(
         self, LogView view not None, *, on_direct, on_control,
         max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE, pause_pending_size=None,
-        max_total_pending_size=DEFAULT_MAX_TOTAL_PENDING_SIZE,
+        max_total_pending_size=DEFAULT_MAX_TOTAL_PENDING_SIZE, flush_window_us=0,
+        flush_window_rate=DEFAULT_FLUSH_WINDOW_RATE,
         max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
@@ -149,8 +152,14 @@ cdef class Turns:
         self.receive_view = memoryview(self.receive_memory)
         read_clocks(state)
         wheel_init(&state.wheel, WHEEL_SLOTS, WHEEL_TICK_MS, state.now_ms)
+        flush_window_us = limited(flush_window_us, "flush_window_us", 0)
+        flush_window_rate = limited(flush_window_rate, "flush_window_rate", 1)
+        if flush_window_us > 1000000:
+            raise ValueError(f"flush_window_us must be at most a second, not {flush_window_us}")
         if reactor_open(state) < 0:
             raise OSError(errno, "epoll_create1")
+        if reactor_open_window(state, flush_window_us, flush_window_rate) < 0:
+            raise OSError(errno, "timerfd_create")
         state.receive_buffer = <uint8_t*>PyByteArray_AS_STRING(self.receive_memory)
 
     # What is None follows from the limits before it.
@@ -185,6 +194,7 @@ cdef class Turns:
         queue_free(&self.state.events)
         output_free(&self.state.output)
         wheel_free(&self.state.wheel)
+        window_close(&self.state.output)
         tap_close(&self.state.tap)
         reactor_close(&self.state)
 
@@ -250,6 +260,7 @@ cdef class Turns:
         read_clocks(&self.state)
         resume_listening(&self.state)
         forget_addresses(&self.state)
+        window_timer_fired(&self.state.output)
         advance_deadlines(&self.state)
         self.expire_sessions()
         self.flush_all()
@@ -267,6 +278,8 @@ cdef class Turns:
         self.flush_all()
 
     cdef int flush_all(self) except -1:
+        if self.state.output.window.length:
+            read_clocks(&self.state)
         with nogil:
             flush_sockets(&self.state.output)
         self.finish_turn()
@@ -278,16 +291,17 @@ cdef class Turns:
         while self.state.output.transports != NULL:
             connection = self.state.output.transports
             self.state.output.transports = connection.next_dirty
-            connection.is_dirty = False
             self.flush_transport(connection)
-        measure_noted(&self.state.send_times)
+        if self.state.output.window.held == NULL:
+            measure_noted(&self.state.send_times)
         output_end_turn(&self.state.output)
         self.reap()
         return 0
 
     @property
     def dirty(self):
-        return self.state.output.dirty != NULL or self.state.output.doomed != NULL
+        cdef const Output* output = &self.state.output
+        return output.dirty != NULL or output.doomed != NULL or window_is_due(output)
 
     @property
     def pending_output(self):
@@ -508,16 +522,19 @@ cdef class Turns:
             paused.congestion |= CONGESTION_BLOCKED
         if writable and (paused.pending or paused.congestion):
             output_mark_dirty(&self.state.output, paused)
+            output_hurry(&self.state.output, paused)
 
     cdef int flush_transport(self, Connection* connection) except -1:
         cdef:
             object transport
             bytes pending
         if connection.state == STATE_LOST or connection.transport == NULL:
+            connection.is_dirty = False
             return 0
         if connection.congestion & CONGESTION_BLOCKED and connection.state != STATE_CLOSING:
             if slices_to_backlog(&self.state.output, connection) < 0:
                 output_drop(&self.state.output, connection, ERROR_OVERLOADED)
+            connection.is_dirty = False
             return 0
         transport = <object>connection.transport
         if connection.congestion and connection.state == STATE_READY:
@@ -525,6 +542,7 @@ cdef class Turns:
         if connection.pending:
             count_send_call(&self.state.output, connection)
         pending = take_pending(&self.state.output, connection)
+        connection.is_dirty = False
         try:
             if pending:
                 self.state.counters.bytes_sent += len(pending)

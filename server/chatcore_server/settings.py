@@ -84,6 +84,17 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         int,
         Size(highest=1 << 46, about="Unsent to all clients of a worker; from there on only those pay who do not read."),
     ] = constants.DEFAULT_MAX_TOTAL_PENDING_SIZE
+    flush_window_ms: Annotated[
+        int,
+        Duration(
+            lowest=0,
+            highest=20,
+            about="Output of busy clients waits so long, at most, for more to go with it. 0 = off.",
+        ),
+    ] = 0
+    flush_window_rate: Annotated[
+        int, Count(highest=10_000, about="Outputs a second; who has more of them is busy.")
+    ] = constants.DEFAULT_FLUSH_WINDOW_RATE
     connections: Annotated[int, Count(about="Connections in all.")] = constants.DEFAULT_MAX_CONNECTIONS
     half_open: Annotated[
         int, Count(about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")

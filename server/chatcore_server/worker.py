@@ -289,6 +289,8 @@ def _make_hub(
         "max_frame_size": limits.frame_bytes,
         "max_pending_size": limits.pending_bytes,
         "pause_pending_size": limits.pause_bytes,
+        "flush_window_us": limits.flush_window_ms * 1000,
+        "flush_window_rate": limits.flush_window_rate,
         "max_total_pending_size": limits.total_pending_bytes,
         "max_connections": limits.connections,
         "max_channels_per_connection": limits.channels + DIRECTS_BEYOND,
