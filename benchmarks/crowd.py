@@ -90,8 +90,16 @@ class Crowd:
 
 
 def raise_descriptor_limit(needed: int) -> None:
-    """Raises RuntimeError with what to do if this process may not have so many descriptors."""
+    """For this process and those that it starts. Root raises the hard limit too (up to fs.nr_open).
+
+    Raises RuntimeError with what to do if it may not have so many descriptors.
+    """
     _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if highest != resource.RLIM_INFINITY and highest < needed:
-        raise RuntimeError(f"this benchmark needs {needed} descriptors, the limit is {highest}: raise it (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+    if highest != resource.RLIM_INFINITY:
+        highest = max(highest, needed)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+    except (ValueError, OSError):
+        raise RuntimeError(
+            f"this benchmark needs {needed} descriptors, the limit is lower: raise it (ulimit -Hn)"
+        ) from None
