@@ -71,7 +71,9 @@ class Admin:
     def _check_token(self, request: web.Request) -> None:
         """The right token always works: otherwise whoever shares the operator's address could lock them out."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
+        given = given.strip()
+        # aiohttp hands bytes that are no UTF-8 on as surrogates.
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token):
             return
         self._context.counters["admin_requests_refused"] += 1
         if self._failures.take(request.remote or "", monotonic_ms()):

@@ -3,6 +3,7 @@
 Knows options and texts; what the commands do is in serve.py, authentication.py and the chat modules.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -290,16 +291,17 @@ def trace(
     token = _admin_token(data, token_file)
 
     def show(line: dict[str, Any], raw: str) -> None:
-        print(raw if json else readable(line), flush=True)
+        try:
+            print(raw if json else readable(line), flush=True)
+        except BrokenPipeError:  # whoever read it has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+            raise KeyboardInterrupt from None
 
     try:
         asyncio.run(follow(address, token, {key: value for key, value in query.items() if value}, show, seconds))
     except TraceError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    except BrokenPipeError:  # as into `head`
-        sys.stderr.close()
         raise typer.Exit(0) from None
 
 

@@ -16,6 +16,7 @@ from chatcore_server.chat_display import harmless
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0  # of `why`, whose backends have their own time-outs
 _LINE_BYTES = 1 << 20  # a line with a body is a few KB
+_OTHER = "what answers at {} is not a chatcore server's HTTP port"
 _ARROWS = {"in": ">", "out": "<"}
 # Said by the line's beginning, or only of use to machines.
 _UNSHOWN = frozenset(
@@ -46,15 +47,19 @@ async def follow(
         async with (
             asyncio.timeout(seconds or None),
             _session(token, timeout) as session,
-            session.get(f"http://{address}/admin/trace", params=query) as response,
+            session.get(_url(address, "trace"), params=query) as response,
         ):
             await _check(response)
             async for line in response.content:
                 show(json.loads(line), line.decode().rstrip("\n"))
+    except aiohttp.ServerTimeoutError as error:  # a TimeoutError, but not that of `seconds`
+        raise _lost(address, error) from None
     except TimeoutError:
         return
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise _lost(address, error) from None
+    except (ValueError, KeyError, TypeError):
+        raise TraceError(_OTHER.format(address)) from None
     raise TraceError(f"the server at {address} has ended the trace")
 
 
@@ -64,13 +69,22 @@ async def ask_why(address: str, token: str, query: dict[str, str]) -> dict[str, 
     try:
         async with (
             _session(token, timeout) as session,
-            session.get(f"http://{address}/admin/why", params=query) as response,
+            session.get(_url(address, "why"), params=query) as response,
         ):
             await _check(response)
             answer: dict[str, Any] = await response.json()
             return answer
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+    except ValueError:
+        raise TraceError(_OTHER.format(address)) from None
+    except (aiohttp.ClientError, OSError) as error:  # a time-out is one
         raise _lost(address, error) from None
+
+
+def _url(address: str, path: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise TraceError(f"{harmless(address)} is not HOST:PORT")
+    return f"http://{address}/admin/{path}"
 
 
 def _session(token: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
@@ -84,7 +98,7 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     try:
         message = harmless(str((await response.json())["message"]))
     except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-        message = f"it answers {response.status}; is this the HTTP port of a chatcore server?"
+        message = _OTHER.format(f"{response.host}:{response.url.port}")
     raise TraceError(message)
 
 

@@ -186,8 +186,7 @@ class Tracer:
         if kind == TapKind.TAP_IN and frame_type == FrameType.FRAME_SEND and "seq" in line:
             _remember(self._sends, (connection, line["seq"]), event[4])
         elif kind == TapKind.TAP_IN and frame_type == FrameType.FRAME_REQUEST and "request" in line:
-            channel = line.get("fields", {}).get("channel", "")
-            line["channel"] = channel if isinstance(channel, str) else ""
+            line["channel"] = _channel_in(line)
             _remember(self._requests, (connection, line["request"]), (line["operation"], line["channel"].encode()))
         elif frame_type in (FrameType.FRAME_ACK, FrameType.FRAME_REFUSED) and "seq" in line:
             line["channel"] = self._sends.get((connection, line["seq"]), b"").decode("ascii", "replace")
@@ -195,9 +194,14 @@ class Tracer:
             operation, of = self._requests.pop((connection, line["request"]), ("", b""))
             line |= {"operation": operation, "channel": of.decode("utf-8", "replace")}
         elif kind == TapKind.TAP_OUT and frame_type == FrameType.FRAME_EVENT and not line["channel"]:
-            channel = line.get("fields", {}).get("channel", "")
-            line["channel"] = channel if isinstance(channel, str) else ""
+            line["channel"] = _channel_in(line)
         return line
+
+
+def _channel_in(line: Line) -> str:
+    """What a client or an event of ours has under the key `channel`; a client may have anything there."""
+    channel = line.get("fields", {}).get("channel", "")
+    return channel if isinstance(channel, str) else ""
 
 
 def _remember(known: OrderedDict[tuple[int, int], _Value], key: tuple[int, int], value: _Value) -> None:

@@ -58,6 +58,14 @@ async def test_only_the_token_opens(server: LocalServer) -> None:
     assert server.counted("admin_requests") == 1
 
 
+async def test_a_token_that_is_no_text(server: LocalServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.server.http_port)
+    writer.write(b"GET /admin/why HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xe9\xff\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 403 Forbidden\r\n"
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_a_token_of_ones_own(start_server: StartServer, tmp_path: Path) -> None:
     file = tmp_path / "admin-token"
     file.write_text("0123456789abcdef0123456789abcdef\n")
@@ -209,6 +217,7 @@ async def test_the_command_ends_after_seconds_and_says_what_is_wrong(make_server
         (("trace", "--player", "alice", address, "--token-file", file), "the token is wrong"),
         (("trace", "--player", "a b", address, "--data", server.folder), "a name is 1 to 64"),
         (("trace", "--player", "alice", "127.0.0.1:1", "--data", server.folder), "no server answers at 127.0.0.1:1"),
+        (("trace", "--player", "a", "nowhere", "--data", server.folder), "nowhere is not HOST:PORT"),
         (("trace", "--player", "a", f"127.0.0.1:{server.port}", "--data", server.folder), f":{server.port}"),
         (("why", "bob", "lobby", 1, address, "--data", server.folder), "a channel is room:NAME"),
         (("why", "bob", ROOM, 1, "127.0.0.1:1", "--data", server.folder), "no server answers"),
@@ -218,5 +227,9 @@ async def test_the_command_ends_after_seconds_and_says_what_is_wrong(make_server
         assert (code, out) == (1, ""), arguments
         assert text in error, arguments
         assert error.count("\n") == 1
+    trace = await start("trace", "--channel", ROOM, address, "--data", server.folder)
+    await until(lambda: server.log.read_bytes().count(b"trace_started") == 2)
     server.send_signal(signal.SIGTERM)
     assert await server.ended() == (0, b"")
+    assert await end_of(trace) == (1, "", f"chatcore: the server at {address} has ended the trace\n")
+    assert '"clean":true' in server.log.read_text()
