@@ -118,7 +118,7 @@ def own_key() -> str:
 
 async def a_session_that_outlives_its_token(attacker: Attacker) -> None:
     client = await attacker.connect()
-    await client.login(token=attacker.server.token("mallory", 2))
+    await client.login(token=attacker.server.token("mallory", 3))
     await client.event("token_expiring")
     assert await client.closed_by() == "token_expired"
 
@@ -194,7 +194,7 @@ async def a_ticket_of_a_session_that_has_ended(attacker: Attacker) -> None:
 
 async def a_ticket_whose_token_has_expired(attacker: Attacker) -> None:
     client = await attacker.connect()
-    welcome = await client.login(token=attacker.server.token("mallory", 2))
+    welcome = await client.login(token=attacker.server.token("mallory", 3))
     await client.close()
     signer = attacker.server.do(lambda worker: worker.context.signer)
     expires_ms = signer.verify(welcome["ticket"], 0).expires_ms
