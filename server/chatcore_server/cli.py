@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chatcore_server.serve import Server
     from chatcore_server.settings import ServerSettings
 
-_CHAT_TOKEN_S = 3600  # made anew at every log-in
+_CHAT_TOKEN_S = 3600  # made anew at every log-in and before it expires
 _HINT_TOKEN_S = 30 * 86_400
 
 app = typer.Typer(
@@ -171,6 +171,8 @@ def chat(
     player: Annotated[str, typer.Option("--as", help="The player's name.")] = "",
     token: Annotated[str, typer.Option(help="The player's token; without it, --data makes one.")] = "",
     data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
+    audience: Annotated[str, typer.Option(help="What the tokens that --data makes name in `aud`.")] = "",
+    issuer: Annotated[str, typer.Option(help="What they name in `iss`.")] = "",
     ca: Annotated[
         Path | None, typer.Option(help="Who signs the server's certificate (PEM), if the system does not know them.")
     ] = None,
@@ -190,7 +192,10 @@ def chat(
         _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token")
 
     def new_token() -> str:
-        return token or make_token(development_token_key(data_secret(data)), player, _CHAT_TOKEN_S)
+        if token:
+            return token
+        key = development_token_key(data_secret(data))
+        return make_token(key, player, _CHAT_TOKEN_S, audience=audience, issuer=issuer)
 
     try:
         encryption = ssl.create_default_context(cafile=ca) if ca else None
@@ -207,6 +212,8 @@ def load(
     address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")] = "127.0.0.1:7400",
     data: Annotated[Path, typer.Option(help="Data folder whose development secret signs the tokens.")] = Path("data"),
     secret_file: Annotated[Path | None, typer.Option(help="HS256 secret that signs instead.")] = None,
+    audience: Annotated[str, typer.Option(help="What the tokens name in `aud`.")] = "",
+    issuer: Annotated[str, typer.Option(help="What the tokens name in `iss`.")] = "",
     connections: Annotated[int, typer.Option(help="Players, each with one connection.")] = 100,
     rooms: Annotated[int, typer.Option(help="The players are spread over them.")] = 10,
     rate: Annotated[float, typer.Option(help="Messages per second, of all players together.")] = 100.0,
@@ -251,6 +258,8 @@ def load(
             private_share=private_share,
             storm=storm,
             processes=processes,
+            audience=audience,
+            issuer=issuer,
         )
         with progress_bar(duration) as show:
             report = run_load(options, key, show)

@@ -165,10 +165,14 @@ class LoadConnections:
             return ""
         return f"127.0.0.{2 + (self._first_address + index) // CONNECTIONS_PER_ADDRESS}"
 
+    def _token(self, player: str) -> str:
+        audience, issuer = self._options.audience, self._options.issuer
+        return make_token(self._key, player, self._lifetime_s, audience=audience, issuer=issuer)
+
     def _hello(self, index: int) -> bytes:
         client = self._all[index]
         if not client.token:
-            client.token = make_token(self._key, client.plan.name, self._lifetime_s)
+            client.token = self._token(client.plan.name)
         hello = operations.Hello(token=client.token, ticket=client.ticket, client="chatcore load")
         if client.has_been_ready:
             names = enumerate(client.plan.channels)
@@ -280,8 +284,9 @@ class LoadConnections:
     def _explain(self, error: ChatError) -> None:
         """A refused login while the load is set up: some pass by themselves, the others end it."""
         known: dict[int, str] = {
-            ErrorCode.ERROR_BAD_TOKEN: "tokens are signed with another key. Name the server's data folder with --data,"
-            " or its HS256 secret with --secret-file",
+            ErrorCode.ERROR_BAD_TOKEN: "tokens are signed with another key or for another audience. Name the server's"
+            " data folder with --data, or its HS256 secret with --secret-file; its authentication.audience and issuer"
+            " with --audience and --issuer",
             ErrorCode.ERROR_TOO_MANY_CONNECTIONS: "it is full: raise its limits.connections or use fewer --connections",
             ErrorCode.ERROR_TOO_MANY_SESSIONS: "another load with the same --seed is running or has just been killed:"
             " use another --seed",

@@ -34,6 +34,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     private_share: float = 0.0
     storm: bool = False
     processes: int = 1
+    audience: str = ""  # of the players' tokens, as the issuer
+    issuer: str = ""
 
     @property
     def n_messages(self) -> int:
