@@ -11,7 +11,8 @@ N = 1000
 PARTITIONS = 12
 
 
-@pytest.mark.parametrize("sessions", [1, 1_000, 100_000])
+# The largest does not fit into a core's own caches, and the others are shared with whatever else runs.
+@pytest.mark.parametrize("sessions", [1, 1_000, pytest.param(100_000, marks=pytest.mark.compared(limit=0.5))])
 def test_admit_first_copies(measure: Measure, sessions: int) -> None:
     window = ReplayWindow()
     sends = iter(range(1 << 62))
