@@ -285,6 +285,20 @@ def test_a_refused_send_and_a_signal_are_seen_in_the_channel(world: World) -> No
         assert fan_out(events) == (0, 0, 1, 0, 0)
 
 
+def test_a_signal_that_waits_for_its_receiver_is_named_and_seen_when_it_goes() -> None:
+    with World("transport") as world:
+        (slow, _), (alice, number) = room(world, b"slow", b"alice")
+        assert isinstance(slow, TransportPeer)
+        slow.link.pause_writing()
+        world.hub.trace([b"slow"], [ROOM])
+        alice.send(encode_signal(number, 200, b"", BODY))
+        events = taken(world)
+        assert fan_out(events) == (0, 0, 0, 1, 0)  # one waits
+        assert misses(events) == [(b"slow", 0, Fate.FATE_WAITS)]
+        slow.link.resume_writing()
+        assert frames_of(taken(world), TapKind.TAP_OUT, b"slow") == [FrameType.FRAME_SIGNAL]
+
+
 def test_another_channel_of_the_same_players_is_not_seen(world: World) -> None:
     with world:
         (peer, _), _ = room(world, b"alice", b"bob")
