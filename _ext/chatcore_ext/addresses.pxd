@@ -4,13 +4,13 @@ An address is IPv4's, or the first 64 bits of IPv6's, for a customer has as many
 remembered while it has connections and until its bucket is full again, so nobody gets a fresh one by hanging up.
 """
 
+from chatcore_ext.constants cimport MAX_NETWORKS
 from chatcore_ext.pointer_table cimport PointerTable
 from chatcore_ext.token_bucket cimport Bucket
 
 
 cdef enum:
     NO_ADDRESS = 0             # a slot that nothing counts against: UNIX sockets
-    MAX_NETWORKS = 64          # without limits
     MAX_IDLE_ADDRESSES = 65536  # remembered without a connection, 64 bytes each; beyond it the oldest is forgotten
 
 

@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from chatcore_ext.constants cimport MAX_NETWORKS
 from chatcore_ext.pointer_table cimport table_free, table_get, table_put, table_remove
 from chatcore_ext.routing cimport hash_of
 from chatcore_ext.token_bucket cimport bucket_init
@@ -86,11 +87,11 @@ cdef int set_networks(Addresses* addresses, object networks) except -1:
     cdef:
         Network* network
         unsigned int n_bits
-    addresses.n_networks = 0
     if len(networks) > MAX_NETWORKS:
         raise ValueError(f"at most {<int>MAX_NETWORKS} networks can be without limits")
-    for text in networks:
-        found = ip_network(text)
+    parsed = [ip_network(text) for text in networks]
+    addresses.n_networks = 0
+    for found in parsed:
         network = &addresses.networks[addresses.n_networks]
         n_bits = min(<unsigned int>found.prefixlen + (32 if found.version == 4 else 0), <unsigned int>64)
         network.mask = <unsigned long long>0xFFFFFFFFFFFFFFFF << (64 - n_bits) if n_bits else 0

@@ -88,6 +88,7 @@ cpdef enum:
     DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 1000  # a mobile carrier puts hundreds of players behind one address
     DEFAULT_ACCEPTS_PER_SECOND = 100        # per address
     DEFAULT_ACCEPT_BURST = 1000             # per address at once: all of them come back after a restart
+    MAX_NETWORKS = 64                       # without the limits of an address: each new connection walks them
     EXCESS_FACTOR = 4                       # frames over the limit, for each within it, before the connection is closed
     BYTES_PER_FRAME = 1024                  # that a player may send for each frame of the limit; most have under 100
     MAX_TRACES = 8                          # at once: each traced player is looked up at each message

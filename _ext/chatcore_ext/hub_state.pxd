@@ -68,6 +68,7 @@ cdef struct HubState:
     int epoll_descriptor
     unsigned int n_open        # connections that count against max_connections
     unsigned int n_half_open   # of these: no session yet
+    unsigned int most_channels  # of one connection, under any limits so far: nobody is put out of a channel by others
     unsigned long long now_us  # of the turn: monotonic, for measuring
     unsigned long long now_ms  # the same for deadlines; tests shift it
     unsigned long long time_ms  # of the turn: since 1970, for records; never goes back

@@ -51,7 +51,7 @@ cdef int check_connection(HubState* hub, Connection* connection) except -1:
         )
         subscription = subscription.next
     claim(n_subscriptions == connection.n_subscriptions, "a connection's subscriptions are miscounted")
-    claim(n_subscriptions <= hub.limits.max_channels_per_connection, "too many channels of a connection")
+    claim(n_subscriptions <= hub.most_channels, "too many channels of a connection")
     claim(connection.n_subscriptions == 0 or not connection.is_detached, "subscriptions of a detached connection")
     claim(connection.is_doomed or timer_is_set(&connection.deadline.timer), "a connection without a deadline")
     return 0

@@ -37,7 +37,6 @@ cdef class Turns:
     # NULL unless it is ready; NULL if it is gone or closing.
     cdef Connection* ready(self, unsigned long long handle) noexcept
     cdef Connection* known(self, unsigned long long handle) noexcept
-    cdef int limit_players(self, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1
     cdef Entry entry_from(self, str address) except *
     cdef int drop_subscription(self, Subscription* subscription) except -1
     cdef int detach(self, Connection* connection) except -1

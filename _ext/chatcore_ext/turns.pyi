@@ -1,12 +1,37 @@
 """The hub's connections and turns: sockets of its own epoll set, transports, deadlines, and the events of them."""
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict, type_check_only
 
-from typing_extensions import disjoint_base
+from typing_extensions import Unpack, disjoint_base
 
 from chatcore_ext.log_view import LogView
 
 Event = tuple[object, ...]  # hub.pyi says which there are
+
+@type_check_only
+class _Limits(TypedDict, total=False):
+    max_frame_size: int
+    max_pending_size: int
+    pause_pending_size: int | None
+    max_total_pending_size: int
+    max_connections: int
+    max_channels_per_connection: int
+    max_body_size: int | None
+    hello_timeout_ms: int
+    heartbeat_timeout_ms: int
+    frames_per_second: int
+    frame_burst: int
+    resume_grace_ms: int
+    max_half_open: int
+    max_connections_per_address: int
+    accepts_per_second: int
+    accept_burst: int
+    unlimited_addresses: Sequence[str]
+    player_frames_per_second: int | None
+    player_frame_burst: int | None
+    player_bytes_per_second: int | None
+    player_byte_burst: int | None
 
 @disjoint_base
 class Turns:
@@ -17,42 +42,28 @@ class Turns:
         *,
         on_direct: Callable[[bytes, list[int]], None],
         on_control: Callable[[bytes, int, int, bytes], None],
-        max_frame_size: int = ...,
-        max_pending_size: int = ...,
-        pause_pending_size: int | None = ...,
-        max_total_pending_size: int = ...,
         flush_window_us: int = ...,
         flush_window_rate: int = ...,
-        max_connections: int = ...,
-        max_channels_per_connection: int = ...,
-        max_body_size: int = ...,
-        hello_timeout_ms: int = ...,
-        heartbeat_timeout_ms: int = ...,
-        frames_per_second: int = ...,
-        frame_burst: int = ...,
-        resume_grace_ms: int = ...,
-        max_half_open: int = ...,
-        max_connections_per_address: int = ...,
-        accepts_per_second: int = ...,
-        accept_burst: int = ...,
-        unlimited_addresses: Sequence[str] = ...,
-        player_frames_per_second: int | None = ...,
-        player_frame_burst: int | None = ...,
-        player_bytes_per_second: int | None = ...,
-        player_byte_burst: int | None = ...,
+        **limits: Unpack[_Limits],
     ) -> None:
         """`on_direct(channel, connections)`: a message of a private chat is about to be delivered and these connections
         of its players are not in the channel; the callee subscribes and tells them (`opened`).
         `on_control(channel, offset, time, body)`: a control record, in log order.
         An exception of either callback comes out of `deliver`, after the rest of the batch has been delivered.
+        flush_window_us: how long output of a busy connection is held, at most, so that more of it goes out at once; at
+        most a second, 0 = off. Busy is who has output in more than flush_window_rate turns a second.
+        `limits`: as for `set_limits`."""
+    def set_limits(self, **limits: Unpack[_Limits]) -> None:
+        """All limits, at any time; what is not named has its default. Raises ValueError, and then nothing has changed.
+
+        They hold at once for those who are connected, too. Nobody is put out of a channel or closed because there are
+        more than a new limit allows; a deadline that runs is not moved. A bucket is cut to a burst that is lower.
 
         pause_pending_size: bytes unsent to a connection from which on messages and signals to it are left out, until
         all is out; then a GAP for each channel says what was. None: half of max_pending_size.
         max_total_pending_size: bytes unsent to all connections after a turn. From there on new connections are refused
         (overloaded), and whoever does not take what it is sent is left out of messages at once, or closed (overloaded)
         if it is owed something else.
-        flush_window_us: how long output of a busy connection is held, at most, so that more of it goes out at once; at
-        most a second, 0 = off. Busy is who has output in more than flush_window_rate turns a second.
         max_body_size: bytes of a SEND's message body, at most (and by default) what fits into max_frame_size.
         heartbeat_timeout_ms: time without a whole frame after which a connection is closed (heartbeat and grace
         together).

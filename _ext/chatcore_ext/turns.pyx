@@ -86,6 +86,26 @@ cdef void note_detached(Tap* tap, const Connection* connection) noexcept:
         event.numbers[1] = connection.close_code
 
 
+# What is None follows from the limits before it.
+cdef int limit_players(Limits* limits, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1:
+    if frames_per_second is None:
+        frames_per_second = int(limits.frames_per_second)
+    if frame_burst is None:
+        frame_burst = int(limits.frame_burst)
+    if bytes_per_second is None:
+        bytes_per_second = min(frames_per_second * BYTES_PER_FRAME, 0x7FFFFFFF)
+    if byte_burst is None:
+        byte_burst = min(frame_burst * BYTES_PER_FRAME, MAX_BURST)
+    limits.player_frames_per_second = limited(frames_per_second, "player_frames_per_second", 1)
+    limits.player_frame_burst = burst_of(frame_burst, "player_frame_burst")
+    limits.player_bytes_per_second = limited(bytes_per_second, "player_bytes_per_second", 1)
+    # The largest frame has to get through some time.
+    limits.player_byte_burst = max(
+        burst_of(byte_burst, "player_byte_burst"), min(limits.max_frame_size + HEADER_SIZE, <unsigned int>MAX_BURST)
+    )
+    return 0
+
+
 cdef class Turns:
 
     def __cinit__(self, *args, **options):
@@ -93,54 +113,13 @@ cdef class Turns:
         self.state.output.epoll_descriptor = -1
 
     def __init__(
-        self, LogView view not None, *, on_direct, on_control,
-        max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE, pause_pending_size=None,
-        max_total_pending_size=DEFAULT_MAX_TOTAL_PENDING_SIZE, flush_window_us=0,
-        flush_window_rate=DEFAULT_FLUSH_WINDOW_RATE,
-        max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
-        max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
-        heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
-        frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
-        resume_grace_ms=DEFAULT_RESUME_GRACE_MS, max_half_open=DEFAULT_MAX_HALF_OPEN,
-        max_connections_per_address=DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
-        accepts_per_second=DEFAULT_ACCEPTS_PER_SECOND, accept_burst=DEFAULT_ACCEPT_BURST, unlimited_addresses=(),
-        player_frames_per_second=None, player_frame_burst=None, player_bytes_per_second=None, player_byte_burst=None,
+        self, LogView view not None, *, on_direct, on_control, flush_window_us=0,
+        flush_window_rate=DEFAULT_FLUSH_WINDOW_RATE, **limits
     ):
         cdef HubState* state = &self.state
         if state.receive_buffer != NULL:
             raise RuntimeError("a hub is initialised once")
-        state.limits.max_frame_size = limited(max_frame_size, "max_frame_size", SEND_PREFIX_SIZE)
-        state.limits.max_body_size = state.limits.max_frame_size - SEND_PREFIX_SIZE
-        if max_body_size is not None:
-            state.limits.max_body_size = min(limited(max_body_size, "max_body_size", 0), state.limits.max_body_size)
-        state.limits.max_connections = limited(max_connections, "max_connections", 1)
-        state.limits.max_channels_per_connection = limited(
-            max_channels_per_connection, "max_channels_per_connection", 1
-        )
-        state.limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
-        state.limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
-        state.limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
-        state.limits.frame_burst = burst_of(frame_burst, "frame_burst")
-        state.limits.excess_per_second = <unsigned int>min(int(frames_per_second) * EXCESS_FACTOR, 0x7FFFFFFF)
-        state.limits.excess_burst = <unsigned int>min(int(frame_burst) * EXCESS_FACTOR, MAX_BURST)
-        state.limits.max_half_open = limited(max_half_open, "max_half_open", 1)
-        state.limits.max_connections_per_address = limited(
-            max_connections_per_address, "max_connections_per_address", 1
-        )
-        state.limits.accepts_per_second = limited(accepts_per_second, "accepts_per_second", 1)
-        state.limits.accept_burst = burst_of(accept_burst, "accept_burst")
-        set_networks(&state.addresses, unlimited_addresses)
-        self.limit_players(
-            player_frames_per_second, player_frame_burst, player_bytes_per_second, player_byte_burst
-        )
-        state.limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
-        state.output.max_pending = limited(max_pending_size, "max_pending_size", 1)
-        state.output.pause_pending = state.output.max_pending // 2
-        if pause_pending_size is not None:
-            state.output.pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending_size)
-        if max_total_pending_size < 1:
-            raise ValueError(f"max_total_pending_size must be at least 1, not {max_total_pending_size}")
-        state.output.max_total_pending = max_total_pending_size
+        self.set_limits(**limits)
         state.output.counters = &state.counters
         state.output.tap = &state.tap
         state.output.turn = 1
@@ -162,25 +141,56 @@ cdef class Turns:
             raise OSError(errno, "timerfd_create")
         state.receive_buffer = <uint8_t*>PyByteArray_AS_STRING(self.receive_memory)
 
-    # What is None follows from the limits before it.
-    cdef int limit_players(self, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1:
-        cdef Limits* limits = &self.state.limits
-        if frames_per_second is None:
-            frames_per_second = int(limits.frames_per_second)
-        if frame_burst is None:
-            frame_burst = int(limits.frame_burst)
-        if bytes_per_second is None:
-            bytes_per_second = min(frames_per_second * BYTES_PER_FRAME, 0x7FFFFFFF)
-        if byte_burst is None:
-            byte_burst = min(frame_burst * BYTES_PER_FRAME, MAX_BURST)
-        limits.player_frames_per_second = limited(frames_per_second, "player_frames_per_second", 1)
-        limits.player_frame_burst = burst_of(frame_burst, "player_frame_burst")
-        limits.player_bytes_per_second = limited(bytes_per_second, "player_bytes_per_second", 1)
-        # The largest frame has to get through some time.
-        limits.player_byte_burst = max(
-            burst_of(byte_burst, "player_byte_burst"), min(limits.max_frame_size + HEADER_SIZE, <unsigned int>MAX_BURST)
+    # Everything is checked before anything changes.
+    def set_limits(
+        self, *,
+        max_frame_size=DEFAULT_MAX_FRAME_SIZE, max_pending_size=DEFAULT_MAX_PENDING_SIZE, pause_pending_size=None,
+        max_total_pending_size=DEFAULT_MAX_TOTAL_PENDING_SIZE,
+        max_connections=DEFAULT_MAX_CONNECTIONS, max_channels_per_connection=DEFAULT_MAX_CHANNELS_PER_CONNECTION,
+        max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
+        heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
+        frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
+        resume_grace_ms=DEFAULT_RESUME_GRACE_MS, max_half_open=DEFAULT_MAX_HALF_OPEN,
+        max_connections_per_address=DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
+        accepts_per_second=DEFAULT_ACCEPTS_PER_SECOND, accept_burst=DEFAULT_ACCEPT_BURST, unlimited_addresses=(),
+        player_frames_per_second=None, player_frame_burst=None, player_bytes_per_second=None, player_byte_burst=None,
+    ):
+        cdef:
+            HubState* state = &self.state
+            Limits limits = self.state.limits
+            unsigned int max_pending, pause_pending
+        limits.max_frame_size = limited(max_frame_size, "max_frame_size", SEND_PREFIX_SIZE)
+        limits.max_body_size = limits.max_frame_size - SEND_PREFIX_SIZE
+        if max_body_size is not None:
+            limits.max_body_size = min(limited(max_body_size, "max_body_size", 0), limits.max_body_size)
+        limits.max_connections = limited(max_connections, "max_connections", 1)
+        limits.max_channels_per_connection = limited(max_channels_per_connection, "max_channels_per_connection", 1)
+        limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
+        limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
+        limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
+        limits.frame_burst = burst_of(frame_burst, "frame_burst")
+        limits.excess_per_second = <unsigned int>min(int(frames_per_second) * EXCESS_FACTOR, 0x7FFFFFFF)
+        limits.excess_burst = <unsigned int>min(int(frame_burst) * EXCESS_FACTOR, MAX_BURST)
+        limits.max_half_open = limited(max_half_open, "max_half_open", 1)
+        limits.max_connections_per_address = limited(max_connections_per_address, "max_connections_per_address", 1)
+        limits.accepts_per_second = limited(accepts_per_second, "accepts_per_second", 1)
+        limits.accept_burst = burst_of(accept_burst, "accept_burst")
+        limit_players(
+            &limits, player_frames_per_second, player_frame_burst, player_bytes_per_second, player_byte_burst
         )
-        return 0
+        limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
+        max_pending = limited(max_pending_size, "max_pending_size", 1)
+        pause_pending = max_pending // 2
+        if pause_pending_size is not None:
+            pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending)
+        if max_total_pending_size < 1:
+            raise ValueError(f"max_total_pending_size must be at least 1, not {max_total_pending_size}")
+        set_networks(&state.addresses, unlimited_addresses)
+        state.limits = limits
+        state.most_channels = max(state.most_channels, limits.max_channels_per_connection)
+        state.output.max_pending = max_pending
+        state.output.pause_pending = pause_pending
+        state.output.max_total_pending = max_total_pending_size
 
     def __dealloc__(self):
         cdef unsigned int i

@@ -22,10 +22,18 @@ class KeyedBuckets(Generic[Key]):
     """A bucket is made full when its key is first used, and forgotten when it is full again. Loop thread only."""
 
     def __init__(self, rate_per_second: int, burst: int) -> None:
+        self._buckets: dict[Key, tuple[TokenBucket, int]] = {}  # and when it was used last; the longest ago is first
+        self._rate = self._burst = 0
+        self.set_limit(rate_per_second, burst)
+
+    def set_limit(self, rate_per_second: int, burst: int) -> None:
+        """Another one makes all buckets full."""
+        if (rate_per_second, burst) == (self._rate, self._burst):
+            return
         self._rate = rate_per_second
         self._burst = burst
         self._full_after_ms = burst * 1000 // rate_per_second + 1
-        self._buckets: dict[Key, tuple[TokenBucket, int]] = {}  # and when it was used last; the longest ago is first
+        self._buckets.clear()
 
     def __len__(self) -> int:
         return len(self._buckets)

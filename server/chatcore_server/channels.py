@@ -103,6 +103,11 @@ class Channels:
             self._tickets.joined(connection, channel)
         return number, role
 
+    def take_settings(self) -> None:
+        """Those that the context has now."""
+        limits = self._context.settings.limits
+        self._joins.set_limit(limits.joins_per_second, limits.join_burst)
+
     def _begin_join(self, connection: int, channel: bytes, beyond: int = 0) -> int:
         """As the hub's. Where the connection is in as many channels as it may be, the private chat that it has been in
         for longest gives way; the next message opens that again.

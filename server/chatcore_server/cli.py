@@ -63,7 +63,9 @@ def serve(
     try:
         settings = sources.resolve().settings
         configure_logging(settings.logging.level, settings.logging.format)
-        raise typer.Exit(run(settings, lambda server: _tell_ready(server, settings)))
+        raise typer.Exit(
+            run(settings, lambda: sources.resolve().settings, lambda server: _tell_ready(server, settings))
+        )
     except (SettingsError, ServeError) as error:
         _fail(str(error))
 

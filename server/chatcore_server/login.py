@@ -99,7 +99,11 @@ class Login:
         self._tickets = tickets
         self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._server = f"chatcore {_version()}"
-        limits = context.settings.limits
+        self.take_settings()
+
+    def take_settings(self) -> None:
+        """Those that the context has now. Who is logged in has been told the old limits, and is not told again."""
+        limits = self._context.settings.limits
         self._limits = Limits(
             limits.frame_bytes,
             limits.largest_body,

@@ -23,6 +23,9 @@ class LoginFailures:
     def __init__(self, limits: LimitSettings) -> None:
         self._failures: KeyedBuckets[int] = KeyedBuckets(limits.failed_logins_per_second, limits.failed_login_burst)
 
+    def take_settings(self, limits: LimitSettings) -> None:
+        self._failures.set_limit(limits.failed_logins_per_second, limits.failed_login_burst)
+
     def check(self, address: int | None) -> None:
         """Before anything is verified: verifying is what a flood of guesses would make us do. Raises RateLimited."""
         if address is not None and self._failures:

@@ -38,6 +38,11 @@ class Refresh:
         limits = context.settings.limits
         self._refreshes: KeyedBuckets[bytes] = KeyedBuckets(limits.refreshes_per_second, limits.refresh_burst)
 
+    def take_settings(self) -> None:
+        """Those that the context has now."""
+        limits = self._context.settings.limits
+        self._refreshes.set_limit(limits.refreshes_per_second, limits.refresh_burst)
+
     async def refresh(self, caller: Caller, request: RefreshRequest) -> None:
         address = self._context.hub.limited_address(caller.connection)
         try:

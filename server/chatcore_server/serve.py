@@ -9,6 +9,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from chatcore_server.backends import BackendUnavailable
 from chatcore_server.doors import DoorError, Doors
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
 from chatcore_server.http import HealthServer
-from chatcore_server.logging import get_logger
+from chatcore_server.logging import configure_logging, get_logger
+from chatcore_server.reloading import Reloader
 from chatcore_server.settings import ServerSettings, SettingsError
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
@@ -106,6 +108,17 @@ class Server:
         counted = self.doors.counters() if self.doors is not None else {}
         return counted | (self.worker.counters() if self.worker is not None else {})
 
+    def take_settings(self, settings: ServerSettings) -> None:
+        """Runs on these from now on; they differ only in what may change. Raises SettingsError, and then nothing has
+        changed.
+        """
+        assert self.worker is not None and self.doors is not None, "started"
+        self.worker.take_settings(settings)
+        self.doors.take_settings(settings)
+        if settings.logging != self.settings.logging:
+            configure_logging(settings.logging.level, settings.logging.format)
+        self.settings = settings
+
     async def stop(self) -> bool:
         """Drains and closes, within the deadline. True if nothing was left undone. Harmless after a failed `start`."""
         self._is_stopping = True
@@ -124,19 +137,30 @@ class Server:
         return is_clean
 
 
-def serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
-    """Until a signal; the process's exit code. A second signal ends the process at once. Raises ServeError."""
-    settings = _fitting_descriptors(settings, _raise_descriptor_limit())
+def serve(settings: ServerSettings, resolve: Callable[[], ServerSettings], on_ready: Callable[[Server], None]) -> int:
+    """Until SIGTERM or SIGINT; the process's exit code. A second one ends the process at once. Raises ServeError.
+
+    On SIGHUP `resolve` reads the settings anew, and what can change does.
+    """
+    n_descriptors = _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, on_ready))
+        server = runner.run(_make_server(_fitting_descriptors(settings, n_descriptors)))
+        reloader = Reloader(
+            settings, resolve, lambda wanted: server.take_settings(_fitting_descriptors(wanted, n_descriptors))
+        )
+        return runner.run(_serve(server, reloader, on_ready))
 
 
-async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -> int:
+async def _make_server(settings: ServerSettings) -> Server:
+    return Server(settings)
+
+
+async def _serve(server: Server, reloader: Reloader, on_ready: Callable[[Server], None]) -> int:
     loop = asyncio.get_running_loop()
-    asked_to_stop = asyncio.Event()
+    asked_to_stop, asked_to_reload = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, loop, number, asked_to_stop)
-    server = Server(settings)
+    loop.add_signal_handler(signal.SIGHUP, _on_hangup, sys.stderr.isatty(), asked_to_reload)
     try:
         await server.start()
     except BaseException:
@@ -147,16 +171,35 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[Server], None]) -
     gc.collect()
     gc.freeze()
     on_ready(server)
+    settings = server.settings
     _log.info("ready", host=settings.host, **server.ports, http=server.http_port, data=settings.data)
+    reloading = asyncio.create_task(_reload_when_asked(reloader, asked_to_reload))
     await asked_to_stop.wait()
+    reloading.cancel()
     _log.info("draining")
     stopping = asyncio.create_task(server.stop())
-    done, _ = await asyncio.wait([stopping], timeout=settings.drain.deadline_ms / 1000)
+    done, _ = await asyncio.wait([stopping], timeout=server.settings.drain.deadline_ms / 1000)
     if not done:
         _log.error("stopped", reason="the deadline is over and something is still under way")
         os._exit(1)  # a thread that waits for a hung disk would keep the interpreter from ending
     _log.info("stopped", clean=stopping.result())
     return 0
+
+
+async def _reload_when_asked(reloader: Reloader, asked: asyncio.Event) -> None:
+    """Not before the server is ready; several requests at once are one."""
+    while await asked.wait():
+        asked.clear()
+        reloader.reload()
+
+
+def _on_hangup(had_terminal: bool, asked_to_reload: asyncio.Event) -> None:
+    """Read the configuration; but where there was a terminal and is none any more, the signal means that and ends the
+    process at once: whatever is logged would fail."""
+    if had_terminal and not sys.stderr.isatty():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGHUP)
+    asked_to_reload.set()
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to_stop: asyncio.Event) -> None:

@@ -88,8 +88,12 @@ class Texts(Kind):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Networks(Texts):
+    most: int = 1 << 16
+
     def read(self, value: object) -> tuple[str, ...]:
         networks = super().read(value)
+        if len(networks) > self.most:
+            raise ValueError(f"must be at most {self.most} networks")
         for network in networks:
             try:
                 ip_network(network)

@@ -23,20 +23,22 @@ class AuthenticationSettings(Table, frozen=True, kw_only=True):
     """Who signs the players' tokens. No key: a development secret in the data folder, on loopback only. The files are
     read again when they change."""
 
-    secret_file: Annotated[str, Text(about="HS256: a file with at least 32 random bytes.")] = ""
+    secret_file: Annotated[str, Text(is_live=True, about="HS256: a file with at least 32 random bytes.")] = ""
     public_key_file: Annotated[
-        str, Text(about="PEM: Ed25519 (EdDSA), P-256 (ES256) or RSA of at least 2048 bits (RS256).")
+        str, Text(is_live=True, about="PEM: Ed25519 (EdDSA), P-256 (ES256) or RSA of at least 2048 bits (RS256).")
     ] = ""
     jwks_file: Annotated[
-        str, Text(about="Any number of such keys as a JSON Web Key Set, which tokens choose from by `kid`.")
+        str,
+        Text(is_live=True, about="Any number of such keys as a JSON Web Key Set, which tokens choose from by `kid`."),
     ] = ""
     audience: Annotated[
-        str, Text(about="What tokens must name in `aud`; empty: those that have an `aud` are refused.")
+        str, Text(is_live=True, about="What tokens must name in `aud`; empty: those that have an `aud` are refused.")
     ] = ""
-    issuer: Annotated[str, Text(about="What tokens must name in `iss`; empty: not looked at.")] = ""
+    issuer: Annotated[str, Text(is_live=True, about="What tokens must name in `iss`; empty: not looked at.")] = ""
     # RFC 7519, 4.1.4: no more than a few minutes.
     leeway_ms: Annotated[
-        int, Duration(lowest=0, highest=300_000, about="How far the issuer's clock may be from this one's.")
+        int,
+        Duration(is_live=True, lowest=0, highest=300_000, about="How far the issuer's clock may be from this one's."),
     ] = 5_000
 
     @property
@@ -47,16 +49,17 @@ class AuthenticationSettings(Table, frozen=True, kw_only=True):
 class SessionSettings(Table, frozen=True, kw_only=True):
     """A player's devices."""
 
-    sessions_per_player: Annotated[int, Count(about="Devices of one player that are logged in.")] = 8
+    sessions_per_player: Annotated[int, Count(is_live=True, about="Devices of one player that are logged in.")] = 8
     on_excess: Annotated[
         Literal["refuse", "newest_wins"],
         Choice(
+            is_live=True,
             about='When there are more. "refuse": the new login fails; "newest_wins": the oldest session ends. In both'
-            " cases one without a connection gives way first."
+            " cases one without a connection gives way first.",
         ),
     ] = "refuse"
     resume_grace_ms: Annotated[
-        int, Duration(lowest=0, about="A player without a connection stays online this long.")
+        int, Duration(is_live=True, lowest=0, about="A player without a connection stays online this long.")
     ] = constants.DEFAULT_RESUME_GRACE_MS
     expiry_warning_ms: Annotated[
         int, Duration(lowest=0, about="How long before its token expires a session is told so; 0 = never.")
@@ -66,23 +69,33 @@ class SessionSettings(Table, frozen=True, kw_only=True):
 class LimitSettings(Table, frozen=True, kw_only=True):
     """What one client, one player, one address may cost. docs/limits.md tells what happens beyond it."""
 
+    # Three are not live: `frame_size` and the heartbeats. A client that has been told others would be cut off.
+
     frame_bytes: Annotated[
         # At least a HELLO with a token has to fit.
         int,
         Size(lowest=256, highest=constants.MAX_BODY_LENGTH, about="Inbound frame; whoever sends more is closed."),
     ] = constants.DEFAULT_MAX_FRAME_SIZE
     body_bytes: Annotated[
-        int, Size(about="Of a message; more is refused. A little less than a frame holds, so that most are told so.")
+        int,
+        Size(
+            is_live=True,
+            about="Of a message; more is refused. A little less than a frame holds, so that most are told so.",
+        ),
     ] = 4_000
     pending_bytes: Annotated[
-        int, Size(about="Unsent to one client, then it is cut off. At least twice pause_size.")
+        int, Size(is_live=True, about="Unsent to one client, then it is cut off. At least twice pause_size.")
     ] = constants.DEFAULT_MAX_PENDING_SIZE
     pause_bytes: Annotated[
-        int, Size(about="Unsent to one client, then messages are left out until it has caught up (GAP).")
+        int, Size(is_live=True, about="Unsent to one client, then messages are left out until it has caught up (GAP).")
     ] = constants.DEFAULT_MAX_PENDING_SIZE // 2
     total_pending_bytes: Annotated[
         int,
-        Size(highest=1 << 46, about="Unsent to all clients of a worker; from there on only those pay who do not read."),
+        Size(
+            is_live=True,
+            highest=1 << 46,
+            about="Unsent to all clients of a worker; from there on only those pay who do not read.",
+        ),
     ] = constants.DEFAULT_MAX_TOTAL_PENDING_SIZE
     flush_window_ms: Annotated[
         int,
@@ -95,55 +108,73 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     flush_window_rate: Annotated[
         int, Count(highest=10_000, about="Outputs a second; who has more of them is busy.")
     ] = constants.DEFAULT_FLUSH_WINDOW_RATE
-    connections: Annotated[int, Count(about="Connections in all.")] = constants.DEFAULT_MAX_CONNECTIONS
+    connections: Annotated[int, Count(is_live=True, about="Connections in all.")] = constants.DEFAULT_MAX_CONNECTIONS
     half_open: Annotated[
-        int, Count(about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")
+        int, Count(is_live=True, about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")
     ] = constants.DEFAULT_MAX_HALF_OPEN
-    connections_per_address: Annotated[int, Count(about="Connections of one IPv4 address, or one /64 of IPv6.")] = (
-        constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
+    connections_per_address: Annotated[
+        int, Count(is_live=True, about="Connections of one IPv4 address, or one /64 of IPv6.")
+    ] = constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS
+    accepts_per_second: Annotated[
+        int, Count(is_live=True, about="New connections of one address, in the long run.")
+    ] = constants.DEFAULT_ACCEPTS_PER_SECOND
+    accept_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
+        constants.DEFAULT_ACCEPT_BURST
     )
-    accepts_per_second: Annotated[int, Count(about="New connections of one address, in the long run.")] = (
-        constants.DEFAULT_ACCEPTS_PER_SECOND
-    )
-    accept_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = constants.DEFAULT_ACCEPT_BURST
     # One is hopeless for guessing, and players' clients stop by themselves.
     failed_logins_per_second: Annotated[
-        int, Count(about="Failed logins of one address; with more it is refused before its token is looked at.")
+        int,
+        Count(
+            is_live=True, about="Failed logins of one address; with more it is refused before its token is looked at."
+        ),
     ] = 1
     # A carrier's address at the moment when a game's tokens expire.
-    failed_login_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 100
+    failed_login_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 100
     unlimited_addresses: Annotated[
         tuple[str, ...],
         Networks(
+            is_live=True,
+            most=constants.MAX_NETWORKS,
             about="Networks for which the five limits above do not hold: load tests, load balancers that send no PROXY"
-            " header."
+            " header.",
         ),
     ] = ("127.0.0.0/8", "::1/128")
-    channels: Annotated[int, Count(about="Channels that one connection is in.")] = (
+    channels: Annotated[int, Count(is_live=True, about="Channels that one connection is in.")] = (
         constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
     )
-    room_members: Annotated[int, Count(about="Connections in one room.")] = 100_000
-    frames_per_second: Annotated[int, Count(about="Frames of one connection, in the long run.")] = (
+    room_members: Annotated[int, Count(is_live=True, about="Connections in one room.")] = 100_000
+    frames_per_second: Annotated[int, Count(is_live=True, about="Frames of one connection, in the long run.")] = (
         constants.DEFAULT_FRAMES_PER_SECOND
     )
-    frame_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = constants.DEFAULT_FRAME_BURST
+    frame_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
+        constants.DEFAULT_FRAME_BURST
+    )
     player_frames_per_second: Annotated[
-        int, Count(about="Frames of all devices of a player together; at least that of one.")
+        int, Count(is_live=True, about="Frames of all devices of a player together; at least that of one.")
     ] = 3 * constants.DEFAULT_FRAMES_PER_SECOND
-    player_frame_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = (
+    player_frame_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
         3 * constants.DEFAULT_FRAME_BURST
     )
     player_bytes_per_second: Annotated[
-        int, Size(lowest=0, about="Bytes of all devices of a player together; 0: 1KiB for each of these frames.")
+        int,
+        Size(
+            is_live=True, lowest=0, about="Bytes of all devices of a player together; 0: 1KiB for each of these frames."
+        ),
     ] = 0
-    player_byte_burst: Annotated[int, Size(lowest=0, highest=_MAX_BURST, about="And at once; 0: as above.")] = 0
-    joins_per_second: Annotated[int, Count(about="Joins of one player, in the long run.")] = 50
+    player_byte_burst: Annotated[
+        int, Size(is_live=True, lowest=0, highest=_MAX_BURST, about="And at once; 0: as above.")
+    ] = 0
+    joins_per_second: Annotated[int, Count(is_live=True, about="Joins of one player, in the long run.")] = 50
     # A player with a few devices, all of which join what they can.
-    join_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 1_000
+    join_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 1_000
     # Each costs the verification of a signature; one an hour is usual.
-    refreshes_per_second: Annotated[int, Count(about="New tokens for running sessions of one player.")] = 1
-    refresh_burst: Annotated[int, Count(highest=_MAX_BURST, about="And at once.")] = 10
-    hello_timeout_ms: Annotated[int, Duration(about="From accept to HELLO.")] = constants.DEFAULT_HELLO_TIMEOUT_MS
+    refreshes_per_second: Annotated[
+        int, Count(is_live=True, about="New tokens for running sessions of one player.")
+    ] = 1
+    refresh_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 10
+    hello_timeout_ms: Annotated[int, Duration(is_live=True, about="From accept to HELLO.")] = (
+        constants.DEFAULT_HELLO_TIMEOUT_MS
+    )
     heartbeat_ms: Annotated[int, Duration(about="How often a client has to send something; it is told so.")] = (
         constants.DEFAULT_HEARTBEAT_MS
     )
@@ -151,13 +182,17 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         int, Duration(about="Added to the heartbeat before a silent connection is closed.")
     ] = constants.DEFAULT_HEARTBEAT_GRACE_MS
     # A quarter of pending_size, so that it always fits.
-    sync_bytes: Annotated[int, Size(about="Messages in one answer to `sync`; at most pause_size.")] = 65_536
+    sync_bytes: Annotated[int, Size(is_live=True, about="Messages in one answer to `sync`; at most pause_size.")] = (
+        65_536
+    )
     # A client that joins all its channels at once, and then some.
-    requests_under_way: Annotated[int, Count(about="Unanswered requests of one connection.")] = 512
-    conversations: Annotated[int, Count(about="In WELCOME and in the answer to `conversations`.")] = 256
-    members: Annotated[int, Count(about="In the answer to `members`.")] = 1_000
-    blocks: Annotated[int, Count(about="Of one player: they are looked up at each login.")] = 1_000
-    friends: Annotated[int, Count(about="Of one player: each is told of the player's comings and goings.")] = 1_000
+    requests_under_way: Annotated[int, Count(is_live=True, about="Unanswered requests of one connection.")] = 512
+    conversations: Annotated[int, Count(is_live=True, about="In WELCOME and in the answer to `conversations`.")] = 256
+    members: Annotated[int, Count(is_live=True, about="In the answer to `members`.")] = 1_000
+    blocks: Annotated[int, Count(is_live=True, about="Of one player: they are looked up at each login.")] = 1_000
+    friends: Annotated[
+        int, Count(is_live=True, about="Of one player: each is told of the player's comings and goings.")
+    ] = 1_000
 
     @property
     def largest_body(self) -> int:
@@ -182,20 +217,27 @@ class LogSettings(Table, frozen=True, kw_only=True):
 class DrainSettings(Table, frozen=True, kw_only=True):
     """How the server stops after SIGTERM or SIGINT."""
 
-    deadline_ms: Annotated[int, Duration(about="Then the process ends, whatever is under way.")] = 10_000
-    goaway_ms: Annotated[int, Duration(lowest=0, about="Clients may go on sending this long after GOAWAY.")] = 1_000
-    reconnect_window_ms: Annotated[int, Duration(lowest=0, about="Clients spread their reconnecting over this.")] = (
-        2_000
-    )
+    deadline_ms: Annotated[int, Duration(is_live=True, about="Then the process ends, whatever is under way.")] = 10_000
+    goaway_ms: Annotated[
+        int, Duration(is_live=True, lowest=0, about="Clients may go on sending this long after GOAWAY.")
+    ] = 1_000
+    reconnect_window_ms: Annotated[
+        int, Duration(is_live=True, lowest=0, about="Clients spread their reconnecting over this.")
+    ] = 2_000
 
 
 class LoggingSettings(Table, frozen=True, kw_only=True):
     """What the server tells of itself on standard error."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Choice(about="The least that is told.")] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Choice(is_live=True, about="The least that is told.")
+    ] = "info"
     format: Annotated[
         Literal["auto", "text", "json"],
-        Choice(about='"text": readable lines; "json": one object a line; "auto": text on a terminal, otherwise json.'),
+        Choice(
+            is_live=True,
+            about='"text": readable lines; "json": one object a line; "auto": text on a terminal, otherwise json.',
+        ),
     ] = "auto"
 
 
@@ -225,7 +267,7 @@ class WebSocketSettings(Table, frozen=True, kw_only=True):
     # A client that is no browser names no page and is let in.
     origins: Annotated[
         tuple[str, ...],
-        Texts(about='Pages whose scripts may connect, as "https://game.example"; "*" = all.'),
+        Texts(is_live=True, about='Pages whose scripts may connect, as "https://game.example"; "*" = all.'),
     ] = ()
 
 
@@ -234,7 +276,11 @@ class ProxyProtocolSettings(Table, frozen=True, kw_only=True):
 
     trusted: Annotated[
         tuple[str, ...],
-        Networks(about="The balancers' addresses or networks; if there are any, nobody else may connect."),
+        Networks(
+            is_live=True,
+            about="The balancers' addresses or networks; if there are any, nobody else may connect. Live except for the"
+            " first and the last.",
+        ),
     ] = ()
 
 

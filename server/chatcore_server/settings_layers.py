@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from chatcore_server.nearest import nearest
-from chatcore_server.setting import PREFIX, Definition, definitions, variable_of
+from chatcore_server.setting import PREFIX, Definition, Table, definitions, variable_of
 from chatcore_server.settings import ServerSettings, SettingsError, check
 
 CONFIG_VARIABLE = "CHATCORE_CONFIG"  # names the file where --config does not
@@ -31,6 +31,7 @@ class Given(NamedTuple):
 
 
 Layer = Mapping[str, Given]  # by key
+AnyTable = TypeVar("AnyTable", bound=Table)
 
 
 class Resolved(NamedTuple):
@@ -58,7 +59,7 @@ def resolve(*layers: Layer) -> Resolved:
         for key, given in layer.items():  # what is overruled, too: a mistake must not wait for the day when it is not
             values[key] = _read(all_settings()[key], given)
             origins[key] = given.origin
-    settings = _replaced(ServerSettings(), {all_settings()[key].path: value for key, value in values.items()})
+    settings = with_values(ServerSettings(), {all_settings()[key].path: value for key, value in values.items()})
     agreed = {name: getattr(settings.log, name) for name in _LOG_FIELDS}
     settings = msgspec.structs.replace(settings, embedded=msgspec.structs.replace(settings.embedded, **agreed))
     check(settings)
@@ -82,12 +83,12 @@ def _by(origin: str) -> str:
     return f" ({origin})" if origin else ""
 
 
-def _replaced(table: Any, values: Mapping[tuple[str, ...], object]) -> Any:
-    """The table with the values that the paths lead to."""
+def with_values(table: AnyTable, values: Mapping[tuple[str, ...], object]) -> AnyTable:
+    """The table with other values in the fields that the paths lead to."""
     changes: dict[str, object] = {path[0]: value for path, value in values.items() if len(path) == 1}
     for name in {path[0] for path in values if len(path) > 1}:
         within = {path[1:]: value for path, value in values.items() if path[0] == name}
-        changes[name] = _replaced(getattr(table, name), within)
+        changes[name] = with_values(getattr(table, name), within)
     return msgspec.structs.replace(table, **changes)
 
 

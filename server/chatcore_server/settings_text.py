@@ -70,13 +70,13 @@ def example() -> str:
     lines = [
         "# Every setting of chatcore with its default. Take away the # in front of what you change; the rest may go.",
         "# A duration is a string with its unit (ms, s, m, h, d), and so is a size (B, KiB, MiB, GiB, kB, MB, GB).",
-        "# `chatcore config --config FILE` checks a file.",
+        "# [live]: a running server takes a change up on SIGHUP. `chatcore config --config FILE` checks a file.",
     ]
     for table, settings in _by_table():
         if table:
             lines += ["", "", *_comment(_about(table)), f"[{table}]"]
         for each in settings:
-            lines += ["", *_comment(each.kind.about)]
+            lines += ["", *_comment(each.kind.about + (" [live]" if each.kind.is_live else ""))]
             lines.append(f"#{each.key.rpartition('.')[2]} = {each.kind.show(each.default)}")
     return "\n".join(lines) + "\n"
 
@@ -90,10 +90,10 @@ def page_tables() -> str:
     lines = []
     for table, settings in _by_table():
         title = f"`[{table}]`: {_about(table)}" if table else "At the top of the file:"
-        lines += [title, "", "| setting | default | |", "| --- | --- | --- |"]
+        lines += [title, "", "| setting | default | live | |", "| --- | --- | --- | --- |"]
         for each in settings:
-            name = each.key.rpartition(".")[2]
-            lines.append(f"| `{name}` | `{each.kind.show(each.default)}` | {_cell(each.kind.about)} |")
+            name, live = each.key.rpartition(".")[2], "yes" if each.kind.is_live else ""
+            lines.append(f"| `{name}` | `{each.kind.show(each.default)}` | {live} | {_cell(each.kind.about)} |")
         lines.append("")
     return "\n".join(lines)
 

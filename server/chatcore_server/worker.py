@@ -93,12 +93,12 @@ class Worker:
         self._sends = Sends(context)
         self._groups = Groups(context, permissions, controls, attendance)
         self._channels = Channels(context, permissions, attendance, self._social, self._tickets)
-        failures = LoginFailures(context.settings.limits)
-        self._refresh = Refresh(context, self._authenticator, failures, attendance, self._tokens, self._tickets)
+        self._failures = LoginFailures(context.settings.limits)
+        self._refresh = Refresh(context, self._authenticator, self._failures, attendance, self._tokens, self._tickets)
         self._login = Login(
             context,
             self._authenticator,
-            failures,
+            self._failures,
             permissions,
             self._channels,
             attendance,
@@ -151,6 +151,18 @@ class Worker:
         self._tick()
         self._tend()
         self._is_accepting = True
+
+    def take_settings(self, settings: ServerSettings) -> None:
+        """Runs on these from now on; they differ only in what may change. The keys are read again, too. Raises
+        SettingsError if they cannot be, and then nothing has changed.
+        """
+        self._authenticator.reload(settings.authentication)
+        self.hub.set_limits(**_hub_limits(settings))
+        self.context.settings = settings
+        self._failures.take_settings(settings.limits)
+        self._refresh.take_settings()
+        self._login.take_settings()
+        self._channels.take_settings()
 
     def wake(self) -> None:
         """Flush at the end of this turn."""
@@ -278,19 +290,28 @@ def _make_hub(
     on_direct: Callable[[bytes, list[int]], None],
     on_control: Callable[[bytes, int, int, bytes], None],
 ) -> Hub:
-    limits = settings.limits
     view = LogView(
         window_ms=settings.log.replay_window_ms,
         max_heads=settings.log.heads,
         chain_idle_ms=settings.log.chain_idle_ms,
         since_ms=since_ms,
     )
-    options: dict[str, Any] = {
+    return Hub(
+        view,
+        on_direct=on_direct,
+        on_control=on_control,
+        flush_window_us=settings.limits.flush_window_ms * 1000,
+        flush_window_rate=settings.limits.flush_window_rate,
+        **_hub_limits(settings),
+    )
+
+
+def _hub_limits(settings: ServerSettings) -> dict[str, Any]:
+    limits = settings.limits
+    return {
         "max_frame_size": limits.frame_bytes,
         "max_pending_size": limits.pending_bytes,
         "pause_pending_size": limits.pause_bytes,
-        "flush_window_us": limits.flush_window_ms * 1000,
-        "flush_window_rate": limits.flush_window_rate,
         "max_total_pending_size": limits.total_pending_bytes,
         "max_connections": limits.connections,
         "max_channels_per_connection": limits.channels + DIRECTS_BEYOND,
@@ -310,4 +331,3 @@ def _make_hub(
         "unlimited_addresses": limits.unlimited_addresses,
         "resume_grace_ms": settings.sessions.resume_grace_ms,
     }
-    return Hub(view, on_direct=on_direct, on_control=on_control, **options)

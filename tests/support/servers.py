@@ -117,8 +117,8 @@ class ServerProcess:
         self.port = 0
         self.http_port = 0
         self.ports: dict[str, int] = {}  # as the ready line names them
-        self._config = folder.parent / f"{folder.name}.toml"
-        self._config.write_text(config)
+        self.config = folder.parent / f"{folder.name}.toml"
+        self.config.write_text(config)
         self._process: asyncio.subprocess.Process | None = None
         self.log = folder.parent / f"{folder.name}.log"
 
@@ -131,7 +131,7 @@ class ServerProcess:
                 "chatcore_server.cli",
                 "serve",
                 "--config",
-                self._config,
+                self.config,
                 "--data",
                 self.folder,
                 "--port",

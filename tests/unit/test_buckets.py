@@ -31,6 +31,15 @@ def test_what_is_full_again_is_forgotten() -> None:
     assert joins.take(0, 30_999) == 1, "who goes on is not forgotten"
 
 
+def test_another_limit_makes_all_full() -> None:
+    joins = KeyedBuckets[str](rate_per_second=1, burst=2)
+    assert [joins.take("ann", 0) for _ in range(3)] == [0, 0, 1000]
+    joins.set_limit(1, 2)
+    assert joins.wait("ann", 0) == 1000, "it is the same limit"
+    joins.set_limit(2, 1)
+    assert [joins.take("ann", 0) for _ in range(2)] == [0, 500]
+
+
 def test_there_is_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "MAX_KEYS", 20)
     joins = KeyedBuckets[int](rate_per_second=1, burst=1)

@@ -1,6 +1,7 @@
 """How much may come from one address, one player, and from those who have not said who they are."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -331,3 +332,37 @@ def test_bytes_alone_are_no_sign_of_life(kind: str) -> None:
         assert closed_by(world, slow)[0] == ErrorCode.ERROR_HEARTBEAT_TIMEOUT
         world.frames(alive)
         assert not alive.closed
+
+
+# ---- Other limits while they are connected ---------------------------------------------------------------------------
+
+
+def test_lower_limits_hold_at_once_and_put_nobody_out(kind: str) -> None:
+    with World(kind, frame_burst=1_000) as world:
+        ann, bob = world.login(b"ann", 1), world.login(b"bob", 2)
+        for i in range(3):
+            world.join(ann, b"room:%d" % i)
+        world.hub.set_limits(max_connections=1, max_channels_per_connection=2, frames_per_second=1, frame_burst=5)
+        assert world.hub.is_known(ann.handle) and world.hub.is_known(bob.handle)
+        assert closed_by(world, world.open())[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
+        assert len(world.hub.channels_of(ann.handle)) == 3
+        for i in range(10):  # its bucket held a thousand
+            ann.send(encode_request(i, 1, b""))
+        world.pump()
+        assert len(world.take(EVENT_REQUEST)) == 5
+        world.hub.check_invariants()
+
+
+def test_limits_that_are_wrong_change_none() -> None:
+    with World(max_connections=2, unlimited_addresses=["10.0.0.0/8"]) as world:
+        for wrong in ({"frame_burst": 0}, {"unlimited_addresses": ["nowhere"]}, {"max_total_pending_size": 0}):
+            options: dict[str, Any] = {"max_connections": 1, **wrong}
+            with pytest.raises(ValueError, match=r"frame_burst|nowhere|max_total_pending_size"):
+                world.hub.set_limits(**options)
+        ann, bob = world.login(b"ann", 1), world.login(b"bob", 2)
+        assert not ann.closed
+        assert not bob.closed
+        assert closed_by(world, world.open())[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
+        unlimited = SocketPeer(world.hub, address="10.0.0.1")
+        world.peers.append(unlimited)
+        assert world.hub.limited_address(unlimited.handle) is None

@@ -76,6 +76,7 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
         ({"websocket": {"enabled": True, "tls": True}}, ["tls.certificate_file"]),
         ({"tls": {"client_certificates": "required"}}, ["tls.client_ca_file"]),
         ({"websocket": {"path": "chat"}}, ["websocket.path", "slash"]),
+        ({"limits": {"unlimited_addresses": ["10.0.0.0/8"] * 65}}, ["limits.unlimited_addresses must be at most 64"]),
         ({"proxy_protocol": {"trusted": ["10.0.0.1/8"]}}, ["proxy_protocol.trusted", "10.0.0.1/8"]),
     ],
 )  # fmt: skip

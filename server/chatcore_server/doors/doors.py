@@ -50,9 +50,9 @@ class Doors:
         self._sockets: dict[str, socket.socket] = {}
         self._acceptors: list[Acceptor] = []
         self._proxies = TrustedProxies(settings.proxy_protocol.trusted) if settings.proxy_protocol.trusted else None
-        self._hello_timeout_s = settings.limits.hello_timeout_ms / 1000
         self._counters = DoorCounters()
         self._certificates: CertificateKeeper | None = None
+        self._websocket: WebSocketDoor | None = None
         self._accepting = AcceptWatch()
         self._tending: asyncio.TimerHandle | None = None
         if settings.tls.enabled or (settings.websocket.enabled and settings.websocket.tls):
@@ -89,9 +89,17 @@ class Doors:
             self._accept("tls", partial(self._connect, partial(TransportLink, hub, wake), True))
         if "websocket" in self._sockets:
             settings = self._settings
-            door = WebSocketDoor(hub, wake, settings.websocket, settings.limits)
-            self._accept("websocket", partial(self._connect, door.new_link, settings.websocket.tls))
+            self._websocket = WebSocketDoor(hub, wake, settings.websocket, settings.limits)
+            self._accept("websocket", partial(self._connect, self._websocket.new_link, settings.websocket.tls))
         self._tend()
+
+    def take_settings(self, settings: ServerSettings) -> None:
+        """For those who come in from now on: load balancers, origins and limits may differ."""
+        self._settings = settings
+        if self._proxies is not None:
+            self._proxies = TrustedProxies(settings.proxy_protocol.trusted)
+        if self._websocket is not None:
+            self._websocket.take_settings(settings.websocket, settings.limits)
 
     def _open_tcp(self, hub: Hub, wake: Callable[[], None]) -> None:
         if self._settings.engine == "transport":
@@ -154,7 +162,7 @@ class Doors:
         assert self._proxies is not None
         if address not in self._proxies:
             raise ProxyHeaderError("not from a trusted address")
-        async with asyncio.timeout(self._hello_timeout_s):
+        async with asyncio.timeout(self._settings.limits.hello_timeout_ms / 1000):
             return await read_header(accepted) or address
 
     async def _adopt(self, hub: Hub, wake: Callable[[], None], accepted: socket.socket, address: str) -> None:

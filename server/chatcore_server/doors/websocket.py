@@ -43,6 +43,10 @@ class WebSocketDoor:
         self.wake = wake
         self.path = settings.path
         self.max_message_bytes = max(limits.frame_bytes + HEADER_SIZE, MIN_MESSAGE_BYTES)
+        self.take_settings(settings, limits)
+
+    def take_settings(self, settings: WebSocketSettings, limits: LimitSettings) -> None:
+        """For those who come in from now on."""
         self.frames_per_second = limits.frames_per_second
         self.frame_burst = limits.frame_burst
         self.origins = _allowed(settings.origins)
