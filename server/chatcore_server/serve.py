@@ -190,7 +190,10 @@ async def _reload_when_asked(reloader: Reloader, asked: asyncio.Event) -> None:
     """Not before the server is ready; several requests at once are one."""
     while await asked.wait():
         asked.clear()
-        reloader.reload()
+        try:
+            reloader.reload()
+        except Exception as error:  # a mistake of ours: it must not be the last reload
+            _log.error("reload_failed", exc_info=error)
 
 
 def _on_hangup(had_terminal: bool, asked_to_reload: asyncio.Event) -> None:

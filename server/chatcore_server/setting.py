@@ -42,9 +42,14 @@ class Kind:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text(Kind):
     def read(self, value: object) -> str:
-        if not isinstance(value, str):
-            raise ValueError("must be a text")
+        if not isinstance(value, str) or not _is_plain(value):
+            raise ValueError("must be a text, of valid characters and without NUL")
         return value
+
+
+def _is_plain(text: str) -> bool:
+    """The system takes it for a path or an address, and it can be printed: a variable may hold any bytes."""
+    return not any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +80,8 @@ class Texts(Kind):
     """A list of texts. In the environment and in flags: with commas between them."""
 
     def read(self, value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-            raise ValueError("must be a list of texts")
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) and _is_plain(each) for each in value):
+            raise ValueError("must be a list of texts, of valid characters and without NUL")
         return tuple(value)
 
     def from_text(self, text: str) -> object:

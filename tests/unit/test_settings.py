@@ -62,6 +62,8 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
         ({"limits": {"pending_size": "200KiB"}}, ["limits.pending_size", "limits.pause_size"]),
         ({"port": 65_536}, ["port must be 0 to 65535"]),
         ({"host": 5}, ["host must be a text"]),
+        ({"data": "a\0b"}, ["data must be a text", "without NUL"]),
+        ({"websocket": {"origins": ["\udcff"]}}, ["websocket.origins must be a list of texts, of valid characters"]),
         ({"engine": "select"}, ['engine must be one of "epoll", "transport"']),
         ({"engine": ["epoll"]}, ["engine must be one of"]),
         ({"websocket": {"enabled": "yes"}}, ["websocket.enabled must be true or false"]),
@@ -116,5 +118,8 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
         read_config(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("port = ")
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        read_config(broken)
+    broken.write_text("a = " + "[" * 5_000 + "]" * 5_000)
     with pytest.raises(SettingsError, match="not valid TOML"):
         read_config(broken)
