@@ -33,6 +33,7 @@ _TOKEN_LABEL = b"chatcore development token 1"
 _TICKET_LABEL = b"chatcore ticket 1"
 _ADMIN_LABEL = b"chatcore admin token 1"
 
+_MAX_HEADERS = 64  # issuers have a few keys, and each key a few headers
 _log = get_logger()
 
 
@@ -62,6 +63,9 @@ class Authenticator:
     def _use(self, settings: AuthenticationSettings) -> None:
         watched = WatchedFiles(_files(settings))
         self._keys = self._read(settings)
+        # Tokens of one issuer begin alike: what is in the first part of a token that was valid is not decoded again,
+        # which spares a third of the verification.
+        self._key_of_header: dict[str, Key] = {}
         self._settings = settings
         self._watched = watched
 
@@ -116,12 +120,17 @@ class Authenticator:
             raise TokenExpired("the token is expired")
         return identity
 
-    def _claims(self, token: str, leeway_s: float) -> dict[str, Any]:
+    def _find_key(self, token: str) -> Key:
         header = jwt.get_unverified_header(token)
         key = self._keys.find(str(header.get("alg")), header.get("kid"))
         if key is None:
             raise AuthenticationError("there is no key for the token's alg and kid")
-        return jwt.decode(
+        return key
+
+    def _claims(self, token: str, leeway_s: float) -> dict[str, Any]:
+        header = token.partition(".")[0]
+        key = self._key_of_header.get(header) or self._find_key(token)
+        claims: dict[str, Any] = jwt.decode(
             token,
             key.key,
             algorithms=[key.algorithm],
@@ -131,6 +140,9 @@ class Authenticator:
             # `iat` is information, not a condition: the issuer's clock may be a little ahead.
             options={"require": ["sub", "exp"], "verify_iat": False},
         )
+        if len(self._key_of_header) < _MAX_HEADERS:
+            self._key_of_header[header] = key
+        return claims
 
 
 def _files(settings: AuthenticationSettings) -> list[str]:

@@ -6,6 +6,7 @@ has to be asked does not answer, the login fails with its retryable code; nothin
 
 import asyncio
 import secrets
+from collections import deque
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -97,7 +98,8 @@ class Login:
         self._sessions = sessions
         self._tokens = tokens
         self._tickets = tickets
-        self._turnstile = asyncio.Semaphore(_LOGINS_AT_ONCE)
+        self._waiting: deque[tuple[int, int | None, Hello]] = deque()
+        self._n_under_way = 0
         self._server = f"chatcore {_version()}"
         self.take_settings()
 
@@ -124,7 +126,14 @@ class Login:
         except UNDECODABLE as problem:
             self._refuse(connection, address, RequestError(str(problem)))
         else:
-            self._context.tasks.spawn(self._greet(connection, address, hello))
+            self._waiting.append((connection, address, hello))
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Those who wait cost no task: a wave would be thousands."""
+        while self._waiting and self._n_under_way < _LOGINS_AT_ONCE:
+            self._n_under_way += 1
+            self._context.tasks.spawn(self._greet(*self._waiting.popleft()))
 
     def _refuse(self, connection: int, address: int | None, error: ChatError | BackendUnavailable) -> None:
         self._context.counters["logins_failed_" + error_text(error.code)] += 1
@@ -133,9 +142,12 @@ class Login:
 
     async def _greet(self, connection: int, address: int | None, hello: Hello) -> None:
         try:
-            async with self._turnstile:
+            try:
                 admission = await self._admit(hello)
                 await self._look_at_channels(hello, admission)
+            finally:
+                self._n_under_way -= 1
+                self._let_in()
             if not self._sessions.is_here(admission.session, admission.player):
                 await self._sessions.make_room(admission.player)
             self._enter(connection, admission)

@@ -16,6 +16,7 @@ from chatcore_server.embedded.settings import EmbeddedSettings
 T = TypeVar("T")
 
 MAX_BATCH_S = 0.002  # answers wait no longer than this for others to share one wake-up of the loop
+_MAX_BATCH = 256  # look-ups of one snapshot, which keeps the write-ahead log from being reset
 _Lookup = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", ErrorCode]
 _Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
 
@@ -54,23 +55,39 @@ class Reader:
         return result
 
     def _run(self) -> None:
-        going = True
-        while going:
-            lookup = self._queue.get()
-            answers: list[_Answer] = []
-            until = time.monotonic() + MAX_BATCH_S
-            try:
-                while lookup is not None:
-                    answers.append(self._answer(*lookup))
-                    if time.monotonic() > until:
-                        break
-                    lookup = self._queue.get(block=False)
-                else:
-                    going = False
-            except Empty:
-                pass
-            self._tell(answers)
+        while batch := self._next_batch():
+            self._answer_all(batch)
         self._connection.close()
+
+    def _next_batch(self) -> list[_Lookup]:
+        """What is queued, once there is something. Nothing: the end."""
+        batch: list[_Lookup] = []
+        lookup = self._queue.get()
+        while lookup is not None and len(batch) < _MAX_BATCH:
+            batch.append(lookup)
+            try:
+                lookup = self._queue.get(block=False)
+            except Empty:
+                return batch
+        if batch:
+            self._queue.put(lookup)
+        return batch
+
+    def _answer_all(self, batch: list[_Lookup]) -> None:
+        """In one snapshot, which spares each statement the locks of a transaction of its own (a third of the cost of a
+        resume). It begins after all of them were asked, so none misses what was durable when it was asked.
+        """
+        answers: list[_Answer] = []
+        until = time.monotonic() + MAX_BATCH_S
+        self._connection.execute("BEGIN")
+        for lookup in batch:
+            answers.append(self._answer(*lookup))
+            if time.monotonic() > until:
+                self._tell(answers)
+                answers, until = [], time.monotonic() + MAX_BATCH_S
+        if self._connection.in_transaction:  # an error of the disk has ended it already
+            self._connection.rollback()
+        self._tell(answers)
 
     def _answer(
         self, work: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]", code: ErrorCode
