@@ -39,7 +39,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the chat protocol, 0 = any free one [7400].")] = None,
     http_port: Annotated[
-        int | None, typer.Option(help="Port of /healthz and /readyz, 0 = any free one [7480].")
+        int | None, typer.Option(help="Port of /healthz, /readyz and /metrics, 0 = any free one [7480].")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder, created if need be [./data].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,

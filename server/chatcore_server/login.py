@@ -100,7 +100,7 @@ class Login:
         self._tickets = tickets
         self._waiting: deque[tuple[int, int | None, Hello]] = deque()
         self._n_under_way = 0
-        self._server = f"chatcore {_version()}"
+        self._server = f"chatcore {chatcore_version()}"
         self.take_settings()
 
     def take_settings(self) -> None:
@@ -135,8 +135,18 @@ class Login:
             self._n_under_way += 1
             self._context.tasks.spawn(self._greet(*self._waiting.popleft()))
 
-    def _refuse(self, connection: int, address: int | None, error: ChatError | BackendUnavailable) -> None:
-        self._context.counters["logins_failed_" + error_text(error.code)] += 1
+    def _refuse(
+        self,
+        connection: int,
+        address: int | None,
+        error: ChatError | BackendUnavailable,
+        *,
+        has_ticket: bool = False,
+    ) -> None:
+        code = error_text(error.code)
+        self._context.counters["logins_failed_" + code] += 1
+        if has_ticket:
+            self._context.counters["resumes_failed_" + code] += 1
         self._failures.note(address, error.code)
         self._context.outbox.close(connection, error)
 
@@ -150,13 +160,14 @@ class Login:
                 self._let_in()
             if not self._sessions.is_here(admission.session, admission.player):
                 await self._sessions.make_room(admission.player)
-            self._enter(connection, admission)
+            self._enter(connection, admission, has_ticket=bool(hello.ticket))
         except (ChatError, BackendUnavailable) as error:
             self._tell_traces(hello, error)
-            self._refuse(connection, address, error)
+            self._refuse(connection, address, error, has_ticket=bool(hello.ticket))
         except Exception as error:
             _log.error("login_failed", exc_info=error)
-            self._refuse(connection, address, ChatError(code=ErrorCode.ERROR_INTERNAL))
+            internal = ChatError(code=ErrorCode.ERROR_INTERNAL)
+            self._refuse(connection, address, internal, has_ticket=bool(hello.ticket))
 
     def _tell_traces(self, hello: Hello, error: ChatError | BackendUnavailable) -> None:
         """The hub does not know whose connection this would have been."""
@@ -267,7 +278,7 @@ class Login:
 
     # ---- Coming in, all in one turn ----------------------------------------------------------------------------------
 
-    def _enter(self, connection: int, admission: _Admission) -> None:
+    def _enter(self, connection: int, admission: _Admission, *, has_ticket: bool) -> None:
         hub, player = self._context.hub, admission.player
         if self._sessions.has_ended(admission.session):
             raise BadTicket("the session is over")
@@ -279,6 +290,7 @@ class Login:
         except ValueError as problem:
             raise BadTicket("the session is another player's") from problem
         self._context.counters["logins_resumed" if admission.resumed else "logins_new"] += 1
+        self._context.counters["resumes_replaced"] += has_ticket and not admission.resumed
         self._attendance.reattached(admission.session, player, was_in)
         if admission.grants is not None:
             self._context.grants[connection] = admission.grants
@@ -334,7 +346,7 @@ class Login:
         return states
 
 
-def _version() -> str:
+def chatcore_version() -> str:
     try:
         return version("chatcore")
     except PackageNotFoundError:  # run from source roots that are not installed

@@ -22,8 +22,10 @@ from chatcore_server.authentication import admin_token, data_secret, make_authen
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.doors import DoorError, Doors
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
-from chatcore_server.http import HealthServer
+from chatcore_server.http import HttpServer, health_routes, metrics_routes
 from chatcore_server.logging import configure_logging, get_logger
+from chatcore_server.login import chatcore_version
+from chatcore_server.metrics import Exposition
 from chatcore_server.reloading import Reloader
 from chatcore_server.settings import ServerSettings, SettingsError
 from chatcore_server.tickets import TicketSigner
@@ -48,7 +50,7 @@ class Server:
         self.doors: Doors | None = None
         self.worker: Worker | None = None
         self.store: EmbeddedStore | None = None
-        self._health = HealthServer(self._why_not_ready)
+        self._http = HttpServer()
         self._is_stopping = False
 
     async def start(self) -> None:
@@ -71,8 +73,7 @@ class Server:
             await self.worker.start()
         except BackendUnavailable as error:
             raise ServeError(f"the message log cannot be read: {error}") from None
-        self._health.add(Admin(self.worker.context, token).routes())
-        self.http_port = await self._start_http()
+        self.http_port = await self._start_http(self.worker, store, token)
         self.doors.open(self.worker.hub, self.worker.wake)
         self.ports = self.doors.ports
 
@@ -81,10 +82,19 @@ class Server:
         """Of the TCP door."""
         return self.ports["tcp"]
 
-    async def _start_http(self) -> int:
+    async def _start_http(self, worker: Worker, store: EmbeddedStore, token: str) -> int:
+        exposition = Exposition(
+            self.counters, lambda: worker.histograms() | store.histograms(), version=chatcore_version()
+        )
+        for routes in (
+            health_routes(self._why_not_ready),
+            metrics_routes(exposition),
+            Admin(worker.context, token).routes(),
+        ):
+            self._http.add(routes)
         host, port = self.settings.http_host, self.settings.http_port
         try:
-            return await self._health.start(host, port)
+            return await self._http.start(host, port)
         except OSError as error:
             raise ServeError(
                 f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port"
@@ -104,9 +114,13 @@ class Server:
         return "" if self.worker.is_log_answering else "the message log does not answer"
 
     def counters(self) -> dict[str, int]:
-        """Everything that is counted, by name: connections that never came to the worker, and the worker's."""
-        counted = self.doors.counters() if self.doors is not None else {}
-        return counted | (self.worker.counters() if self.worker is not None else {})
+        """Everything that is counted, by name: connections that never came to the worker, the worker's, and the
+        store's. Costs the same however many connections there are."""
+        counted = {"ready": int(not self._why_not_ready())}
+        for part in (self.doors, self.worker, self.store):
+            if part is not None:
+                counted |= part.counters()
+        return counted
 
     def take_settings(self, settings: ServerSettings) -> None:
         """Runs on these from now on; they differ only in what may change. Raises SettingsError, and then nothing has
@@ -133,7 +147,7 @@ class Server:
             await self.worker.close()
         if self.store is not None:
             await self.store.close()
-        await self._health.stop()
+        await self._http.stop()
         return is_clean
 
 

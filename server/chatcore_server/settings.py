@@ -302,7 +302,7 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     port: Annotated[
         int, Count(lowest=0, highest=_MAX_PORT, about="Of the TCP door. 0 = any free one; the ready line tells which.")
     ] = 7400
-    http_host: Annotated[str, Text(about="Address of /healthz and /readyz.")] = "127.0.0.1"
+    http_host: Annotated[str, Text(about="Address of /healthz, /readyz, /metrics and /admin.")] = "127.0.0.1"
     http_port: Annotated[int, Count(lowest=0, highest=_MAX_PORT, about="0 = any free one.")] = 7480
     data: Annotated[str, Text(about="The data folder: log, history, secret. One server at a time.")] = "data"
     engine: Annotated[

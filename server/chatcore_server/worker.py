@@ -4,11 +4,13 @@ Every turn appends output first and flushes once, at its end. Opens no sockets a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from chatcore.errors import ChatError
 from chatcore.operations import Operation
+from chatcore_ext.durations import DurationHistogram, Snapshot
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.hub import (
     EVENT_DISCONNECTED,
@@ -64,6 +66,8 @@ class Worker:
         self._is_accepting = False
         self._accepting = AcceptWatch()
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._tick_due_s = 0.0  # time.monotonic(): the loop's own time stands still during a turn
+        self._loop_lag = DurationHistogram()
         self._tend_timer: asyncio.TimerHandle | None = None
         self._authenticator = authenticator
         self._since_ms = now_ms() - LogView(window_ms=settings.log.replay_window_ms).replay_ms
@@ -148,6 +152,7 @@ class Worker:
         self._backends.log.on_outcomes(self.on_outcomes)
         await self._backends.log.tail(self._since_ms, self._on_records)
         self._loop.add_reader(self.hub.fileno(), self._on_readable)
+        self._tick_due_s = time.monotonic()
         self._tick()
         self._tend()
         self._is_accepting = True
@@ -174,6 +179,9 @@ class Worker:
         self._dispatch(self.hub.run_burst())
 
     def _tick(self) -> None:
+        now_s = time.monotonic()
+        self._loop_lag.observe(now_s - self._tick_due_s)
+        self._tick_due_s = now_s + _TICK_S
         self._tick_timer = self._loop.call_later(_TICK_S, self._tick)
         self._accepting.look(self.hub.accept_pauses, self._loop.time())
         self._dispatch(self.hub.tick())
@@ -235,7 +243,16 @@ class Worker:
 
     def counters(self) -> dict[str, int]:
         """Everything that is counted, by name: the hub's, and what Python decides (`logins_*`, `key_*`)."""
-        return {**self.hub.counters(), **self.context.counters, **self._authenticator.counters()}
+        counted = self.hub.counters()
+        counted["connections_refused_by_server"] = counted["connections_refused"] - (
+            counted["connections_refused_by_address"] + counted["connections_refused_by_pending"]
+        )
+        counted["sends_under_way"] = self._sends.n_under_way
+        return {**counted, **self.context.counters, **self._authenticator.counters()}
+
+    def histograms(self) -> dict[str, Snapshot]:
+        """The hub's, and how late the loop is."""
+        return self.hub.histograms() | {"loop_lag": self._loop_lag.snapshot()}
 
     # ---- The end -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from chatcore_ext.durations import Snapshot
 from chatcore_server.clock import now_ms
 from chatcore_server.embedded.database import (
     FILE_NAME,
@@ -82,6 +83,13 @@ class EmbeddedStore:
         self.log.forget_tails()
         self._lock.release()
         self._lock = None
+
+    def counters(self) -> dict[str, int]:
+        return self._writer.counters()
+
+    def histograms(self) -> dict[str, Snapshot]:
+        """`log_commit`: of the writer's transactions, in seconds."""
+        return {"log_commit": self._writer.commits.snapshot()}
 
     def _deliver(self, report: Report) -> None:
         self.log.deliver(report)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from chatcore_ext.durations import DurationHistogram
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable, LogFull, LogRecord, Outcome
 from chatcore_server.embedded.log_writer import Append, LogWriter, Placed
@@ -87,6 +88,15 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._failing_until = 0.0  # time.monotonic(): until then batches fail without asking the disk
         self._trim_at = 0.0
+        self._n_failures = 0
+        self.commits = DurationHistogram()
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "log_queue_records": self._n_queued,
+            "log_queue_bytes": self._queued_bytes,
+            "log_commit_failures": self._n_failures,
+        }
 
     def start(self, connection: sqlite3.Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Takes the connection over, which `load` has read: the thread closes it when it ends."""
@@ -190,12 +200,15 @@ class Writer:
         """All of the batch or nothing of it, durable when this returns."""
         if time.monotonic() < self._failing_until:
             return self._failed(batch, uncertain=False)
+        began = time.monotonic()
         try:
             placed = self._transact(batch)
         except _Failure as failure:
+            self._n_failures += 1
             self._failing_until = time.monotonic() + self._settings.retry_ms / 1000
             self._log.discard()
             return self._failed(batch, failure.uncertain)
+        self.commits.observe(time.monotonic() - began)
         self._log.committed(placed)
         return Report(placed.outcomes, placed.records, batch.changes, batch.n_bytes)
 
