@@ -34,17 +34,28 @@ cdef void on_connection_deadline(HubState* hub, Connection* connection) noexcept
         output_drop(&hub.output, connection, 0)
 
 
+# Whose deadline it is. An offset by way of NULL would do as well, were it not undefined.
+cdef inline Session* session_of(Deadline* deadline) noexcept nogil:
+    cdef Session any
+    return <Session*>(<char*>deadline - (<char*>&any.deadline - <char*>&any))
+
+
+cdef inline Connection* connection_of(Deadline* deadline) noexcept nogil:
+    cdef Connection any
+    return <Connection*>(<char*>deadline - (<char*>&any.deadline - <char*>&any))
+
+
 cdef void on_deadline(Timer* timer, void* context) noexcept nogil:
     cdef:
         HubState* hub = <HubState*>context
         Deadline* deadline = <Deadline*>timer
         Session* session
     if deadline.is_session:
-        session = <Session*>(<char*>deadline - <size_t>&(<Session*>NULL).deadline)
+        session = session_of(deadline)
         session.next_expired = hub.expired
         hub.expired = session
     else:
-        on_connection_deadline(hub, <Connection*>(<char*>deadline - <size_t>&(<Connection*>NULL).deadline))
+        on_connection_deadline(hub, connection_of(deadline))
 
 
 cdef void advance_deadlines(HubState* hub) noexcept nogil:
