@@ -299,6 +299,9 @@ AnyEvent = (
     | TokenExpiringEvent
 )
 
+# What msgspec raises for bytes from outside; RecursionError by values within values within values.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 encode_body = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(AnyEvent).decode
 """Raises msgspec.ValidationError for an event that this version does not know: a client ignores those."""

@@ -252,7 +252,7 @@ def claimed_player(token: str) -> bytes:
     """Whose token it says it is, which proves nothing: for traces alone. b"": it says nothing."""
     try:
         return str(jwt.decode(token, options={"verify_signature": False}).get("sub", "")).encode("ascii")
-    except (jwt.InvalidTokenError, UnicodeEncodeError):
+    except (jwt.InvalidTokenError, UnicodeEncodeError, RecursionError):
         return b""
 
 

@@ -22,7 +22,15 @@ from chatcore.errors import (
     RequestError,
     TooManyChannels,
 )
-from chatcore.operations import ChannelState, ConversationState, Hello, Limits, Welcome, encode_body
+from chatcore.operations import (
+    UNDECODABLE,
+    ChannelState,
+    ConversationState,
+    Hello,
+    Limits,
+    Welcome,
+    encode_body,
+)
 from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_ext.error_codes import ErrorCode, error_text
 from chatcore_server.attendance import Attendance
@@ -35,7 +43,6 @@ from chatcore_server.logging import get_logger
 from chatcore_server.login_failures import LoginFailures
 from chatcore_server.permissions import Permissions, channel_name, is_direct_of
 from chatcore_server.presence import PresenceKeeper
-from chatcore_server.requests import UNDECODABLE
 from chatcore_server.session_keeper import SessionKeeper
 from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper

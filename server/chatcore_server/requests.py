@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from chatcore.errors import ChatError, ConnectionLost, RequestError
-from chatcore.operations import REQUEST_TYPES, Operation
+from chatcore.operations import REQUEST_TYPES, UNDECODABLE, Operation
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.context import Caller, Context
@@ -19,9 +19,6 @@ from chatcore_server.logging import get_logger
 
 # Answers with a body, or None if it has answered (or closed the connection) itself.
 Handler = Callable[[Caller, Any], Awaitable[Struct | None]]
-
-# What msgspec raises for bytes from outside; RecursionError by values within values within values.
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _log = get_logger()
 _Lane = tuple[int, str]

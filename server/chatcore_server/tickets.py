@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from chatcore.errors import BadTicket
+from chatcore.operations import UNDECODABLE
 
 MAX_TICKET_SIZE = 1024  # bytes, docs/protocol.md
 _MAC_SIZE = 32  # bytes of keyed BLAKE2b (RFC 7693): a quarter of the time of Python's HMAC-SHA256, twice per resume
@@ -79,7 +80,10 @@ class TicketSigner:
             raise BadTicket("the ticket is not one of this service")
         if payload[:1] != _VERSION:
             raise BadTicket("the ticket is of another version")
-        ticket = self._decode(payload[1:])
+        try:
+            ticket = self._decode(payload[1:])
+        except UNDECODABLE:  # signed with our key all the same, by a server of another version
+            raise BadTicket("the ticket is of another version") from None
         if ticket.expires_ms <= now_ms:
             raise BadTicket("the ticket is too old")
         return ticket
@@ -88,7 +92,7 @@ class TicketSigner:
         """Whose it says it is, which proves nothing: for traces alone. b"": it says nothing."""
         try:
             return self._decode(data[_MAC_SIZE + len(_VERSION) :]).player
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return b""
 
     def digest(self, channel: bytes) -> bytes:

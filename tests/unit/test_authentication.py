@@ -15,6 +15,7 @@ from chatcore.errors import AuthenticationError, TokenExpired
 from chatcore_server.authentication import (
     MAX_GRANTS,
     Authenticator,
+    claimed_player,
     data_secret,
     development_token_key,
     is_loopback,
@@ -181,3 +182,11 @@ def test_a_damaged_secret_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="data folder"):
         data_secret(tmp_path / "file")
+
+
+def test_whose_a_token_claims_to_be_is_asked_of_any_text() -> None:
+    assert claimed_player(make_token(KEY, "ann", 60)) == b"ann"
+    too_deep = base64.urlsafe_b64encode(b"[" * 3000).decode()
+    header = make_token(KEY, "ann", 60).partition(".")[0]
+    for text in ("", "x", "a.b.c", "ä.ä.ä", f"{too_deep}..", f"{header}.{too_deep}."):
+        assert claimed_player(text) == b""

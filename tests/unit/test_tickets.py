@@ -1,11 +1,14 @@
 """Resume tickets: they say what they were given, for as long as they may, and nobody else can make one."""
 
+import hashlib
+
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatcore.errors import BadTicket
-from chatcore_server.tickets import MAX_TICKET_SIZE, TicketSigner, unpack_channels
+from chatcore_server.tickets import MAX_TICKET_SIZE, Ticket, TicketSigner, unpack_channels
 
 SIGNER = TicketSigner(bytes(32), 300_000)
 NOW = 1_800_000_000_000
@@ -79,3 +82,22 @@ def test_every_changed_bit_is_seen() -> None:
         SIGNER.verify(data + b"\0", NOW)
     with pytest.raises(BadTicket):
         TicketSigner(b"\1" * 32, 300_000).verify(data, NOW)
+
+
+def signed(payload: bytes) -> bytes:
+    """As a server of another version would that shares the key."""
+    return hashlib.blake2b(payload, digest_size=32, key=bytes(32)).digest() + payload
+
+
+@pytest.mark.parametrize("payload", [b"\1", b"\1\x97\1", b"\1\x80", b"\1" + b"\x91" * 900, b"\2\x97"])
+def test_a_good_signature_on_something_else_is_no_ticket(payload: bytes) -> None:
+    with pytest.raises(BadTicket, match="version"):
+        SIGNER.verify(signed(payload), NOW)
+
+
+def test_whose_a_ticket_claims_to_be_is_asked_of_any_bytes() -> None:
+    assert SIGNER.claimed_player(issue()[0]) == b"ann"
+    whole = msgspec.msgpack.encode(Ticket(7, b"ann", 0, 0, 0, None, b""))
+    too_deep = b"\x98" + whole[1:] + b"\x91" * 3000 + b"\0"  # one more item, which a decoder has to skip
+    assert SIGNER.claimed_player(bytes(33) + too_deep) == b""
+    assert SIGNER.claimed_player(b"") == b""
