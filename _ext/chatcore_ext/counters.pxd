@@ -1,5 +1,11 @@
 """What a hub counts: plain C integers that the loop thread adds to and a scrape reads."""
 
+cdef extern from *:
+    """
+    #define LEADING_ZEROS_32(value) __builtin_clz(value)
+    """
+    int LEADING_ZEROS "LEADING_ZEROS_32"(unsigned int value) noexcept nogil
+
 cdef enum:
     # One more than the largest error code; see error_codes.pxd.
     N_CODES = 512
@@ -18,9 +24,8 @@ cdef struct Counters:
     unsigned long long accept_pauses            # out of descriptors or memory
     unsigned long long receive_calls
     unsigned long long bytes_received
-    unsigned long long send_calls
     unsigned long long frames_in_send_calls     # frames that were new in the turn of the call
-    unsigned long long[N_SEND_CALL_BUCKETS] send_calls_by_frames
+    unsigned long long[N_SEND_CALL_BUCKETS] send_calls_by_frames  # all send calls are in one of them
     unsigned long long sends_incomplete         # the kernel took less than it was given
     unsigned long long bytes_sent
     unsigned long long flushes_held             # of a connection, by the flush window
@@ -50,11 +55,11 @@ cdef struct Counters:
     unsigned long long[N_CODES] closed          # connections by the code they were closed with; 0: by the peer
 
 
-cdef inline unsigned int send_call_bucket(unsigned int n_frames) noexcept nogil:
-    cdef unsigned int bucket = 0
-    while n_frames > <unsigned int>1 << bucket and bucket < N_SEND_CALL_BUCKETS - 1:
-        bucket += 1
-    return bucket
+# A send call with so many frames. Runs once for each flush of a connection, so there is no loop here.
+cdef inline void count_frames_of_send(Counters* counters, unsigned int n_frames) noexcept nogil:
+    cdef int bucket = 0 if n_frames <= 1 else 32 - LEADING_ZEROS(n_frames - 1)
+    counters.frames_in_send_calls += n_frames
+    counters.send_calls_by_frames[min(bucket, <int>N_SEND_CALL_BUCKETS - 1)] += 1
 
 
 cdef dict counters_as_dict(const Counters* counters)

@@ -19,7 +19,7 @@ cdef dict counters_as_dict(const Counters* counters):
             "accept_pauses": counters.accept_pauses,
             "receive_calls": counters.receive_calls,
             "bytes_received": counters.bytes_received,
-            "send_calls": counters.send_calls,
+            "send_calls": send_calls_of(counters),
             "frames_in_send_calls": counters.frames_in_send_calls,
             "sends_incomplete": counters.sends_incomplete,
             "bytes_sent": counters.bytes_sent,
@@ -81,6 +81,15 @@ cdef dict counters_as_dict(const Counters* counters):
         if counters.closed[code]:
             result[f"closed_{name_of(code)}"] = counters.closed[code]
     return result
+
+
+cdef unsigned long long send_calls_of(const Counters* counters) noexcept:
+    cdef:
+        unsigned long long n_calls = 0
+        int bucket
+    for bucket in range(N_SEND_CALL_BUCKETS):
+        n_calls += counters.send_calls_by_frames[bucket]
+    return n_calls
 
 
 cdef tuple send_calls_as_tuple(const Counters* counters):

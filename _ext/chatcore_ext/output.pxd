@@ -9,7 +9,7 @@ turn. Never waits, never lets one receiver hold up another.
 from libc.stdint cimport uint8_t
 
 from chatcore_ext.arena cimport Arena, arena_take, arena_take_aligned
-from chatcore_ext.counters cimport Counters
+from chatcore_ext.counters cimport Counters, count_frames_of_send
 from chatcore_ext.pointer_table cimport PointerTable
 from chatcore_ext.tables cimport DIRTY_HELD, DIRTY_HURRIED, DIRTY_LISTED, Connection, Slice
 from chatcore_ext.tap cimport Tap, tap_out
@@ -142,6 +142,19 @@ cdef inline void output_hurry(Output* output, Connection* connection) noexcept n
         connection.is_dirty = DIRTY_HURRIED
 
 
+# A send call for what is pending is about to be made: counts it.
+cdef inline void count_send_call(Output* output, const Connection* connection) noexcept nogil:
+    cdef:
+        const Slice* slice = &connection.first
+        unsigned int n_frames = 0
+    if connection.last != NULL:
+        n_frames = slice.n_frames
+        while slice != connection.last:
+            slice = slice.next
+            n_frames += slice.n_frames
+    count_frames_of_send(output.counters, n_frames)
+
+
 # Room for a frame in the arena. NULL: no memory.
 cdef inline uint8_t* output_reserve(Output* output, size_t size) noexcept nogil:
     return arena_take(&output.bytes, size)
@@ -165,8 +178,6 @@ cdef void catch_up(Output* output, Connection* connection) noexcept nogil
 cdef void flush_sockets(Output* output) noexcept nogil
 # All that is pending for a transport as one bytes object, backlog included; empties both.
 cdef bytes take_pending(Output* output, Connection* connection)
-# A send call for what is pending is about to be made: counts it.
-cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil
 # Have epoll look at the socket afresh: what is ready now is told in the next turn (see WATCHED_EVENTS).
 cdef void rearm(Output* output, const Connection* connection) noexcept nogil
 # After the flush: the arena is empty again, unless something in it is held.

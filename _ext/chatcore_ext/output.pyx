@@ -12,7 +12,6 @@ from chatcore_ext.backlog cimport (
 )
 from chatcore_ext.connection cimport connection_handle
 from chatcore_ext.constants cimport FRAME_CLOSE, GAP_SIZE, HEADER_SIZE
-from chatcore_ext.counters cimport send_call_bucket
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_SLOW_RECEIVER, error_flags
 from chatcore_ext.flush_window cimport window_end_turn, window_holds, window_take_due
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
@@ -208,18 +207,6 @@ cdef void flush_socket(Output* output, Connection* connection) noexcept nogil:
     if connection.pending == 0 and connection.state == STATE_READY:
         catch_up(output, connection)
         send_pending(output, connection)
-
-
-cdef void count_send_call(Output* output, const Connection* connection) noexcept nogil:
-    cdef:
-        const Slice* slice = &connection.first if connection.last != NULL else NULL
-        unsigned int n_frames = 0
-    while slice != NULL:
-        n_frames += slice.n_frames
-        slice = slice.next
-    output.counters.send_calls += 1
-    output.counters.frames_in_send_calls += n_frames
-    output.counters.send_calls_by_frames[send_call_bucket(n_frames)] += 1
 
 
 cdef void send_pending(Output* output, Connection* connection) noexcept nogil:
