@@ -38,14 +38,14 @@ def write_tokens(file: Path, secret: bytes, n: int) -> None:
 
 
 @contextlib.contextmanager
-def chatcore_server(connections: int) -> Iterator[Server]:
-    """A fresh server on a free port, with tokens for so many connections."""
+def chatcore_server(connections: int, limits: str = "") -> Iterator[Server]:
+    """A fresh server on a free port, with tokens for so many connections. `limits`: further lines of that table."""
     BUILD_FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD_FOLDER) as name:
         folder = Path(name)
         secret = secrets.token_hex(32).encode()
         (folder / "secret").write_bytes(secret)
-        (folder / "configuration.toml").write_text(CONFIGURATION.format(secret=folder / "secret"))
+        (folder / "configuration.toml").write_text(CONFIGURATION.format(secret=folder / "secret") + limits)
         write_tokens(folder / "tokens", secret, connections)
         command: list[str | Path] = [sys.executable, "-c", START, "serve", "--port=0", "--http-port=0"]
         command += [f"--config={folder / 'configuration.toml'}", f"--data={folder / 'data'}"]
