@@ -31,10 +31,11 @@ class Tasks:
 
     async def cancel(self) -> None:
         """Ends all of them."""
-        tasks = list(self._running)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._running:  # one that ends may have started another
+            tasks = list(self._running)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Locks:

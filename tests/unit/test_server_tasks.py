@@ -135,3 +135,21 @@ async def test_a_control_that_failed_may_be_told_again() -> None:
     with pytest.raises(ChatError) as caught:
         await telling
     assert caught.value.retry
+
+
+async def test_cancel_also_ends_what_an_ending_task_starts() -> None:
+    tasks = Tasks()
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def start_another() -> None:
+        try:
+            await wait()
+        finally:
+            tasks.spawn(wait())
+
+    tasks.spawn(start_another())
+    await asyncio.sleep(0)
+    await tasks.cancel()
+    assert tasks.n_running == 0
