@@ -237,4 +237,7 @@ def _value(name: str, value: object) -> object:
     if isinstance(value, list):
         is_short = len(value) <= _MOST_ITEMS and all(isinstance(each, str) for each in value)
         return value if is_short else f"({len(value)})"
-    return f"({len(value)} bytes)" if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return f"({len(value)} bytes)"
+    # MessagePack's extensions are no values of JSON, and none of this protocol.
+    return value if value is None or isinstance(value, bool | int | float | str) else f"({type(value).__name__})"

@@ -1,5 +1,6 @@
 """A trace's lines: every frame told in words, no credential in any, and nothing that a client sends breaks one."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -156,6 +157,13 @@ def test_no_map_breaks_a_line(value: object) -> None:
     for body in (msgspec.msgpack.encode(value), msgspec.msgpack.encode({"channel": value, "lost": value})):
         line = frame(TapKind.TAP_IN, FrameType.FRAME_REQUEST, b"\0\0\0\1\xff" + body)
         assert readable(msgspec.json.decode(msgspec.json.encode(line))).isprintable()
+
+
+@pytest.mark.parametrize("value", [msgspec.msgpack.Ext(5, b"x"), datetime(2026, 1, 1, tzinfo=UTC), 1.5, True])
+def test_a_value_of_another_kind_does_not_end_the_trace(value: object) -> None:
+    body = msgspec.msgpack.encode({"channel": value})
+    told = msgspec.json.decode(msgspec.json.encode(incoming(FrameType.FRAME_REQUEST, encode_request(1, 1, body))))
+    assert told["fields"] == {"channel": value if isinstance(value, bool | float) else f"({type(value).__name__})"}
 
 
 def test_a_readable_line() -> None:
