@@ -26,6 +26,25 @@ async def create(folder: Path) -> bytes:
     return b"room:x"
 
 
+def open_to_all(folder: Path) -> Path:
+    folder.chmod(0o755)
+    return folder
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+async def test_the_file_is_for_one_user_even_in_a_folder_for_all(tmp_path: Path) -> None:
+    store = EmbeddedStore(open_to_all(tmp_path))
+    await store.open()
+    await Sender(store).send(b"room:x", b"hello")
+    modes = modes_in(tmp_path)
+    await store.close()
+    assert {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME} == modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
 async def refusal(folder: Path, settings: EmbeddedSettings | None = None) -> EmbeddedStoreError:
     with pytest.raises(EmbeddedStoreError) as caught:
         await EmbeddedStore(folder, settings).open()

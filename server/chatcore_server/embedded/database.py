@@ -115,6 +115,7 @@ def connect_writer(path: Path, synchronous: Literal["full", "normal"], partition
         )
     connection: sqlite3.Connection | None = None
     try:
+        _create_for_one_user(path)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
         _check_identity(connection, path)
         _set_up(connection, synchronous, partitions)
@@ -196,6 +197,16 @@ def _check_partitions(connection: sqlite3.Connection, path: Path, partitions: in
             f"{path} has {found} partitions, the configuration says {partitions}",
             f"Set partitions to {found}, or start with a new data folder",
         )
+
+
+def _create_for_one_user(path: Path) -> None:
+    """What players say is nobody else's on this machine, even in a folder that was there before and lets others in.
+    SQLite gives its other files the same mode.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:  # SQLite will not get further, and says more of it
+        pass
 
 
 def open_error(path: Path, error: sqlite3.Error) -> EmbeddedStoreError:
