@@ -1,7 +1,7 @@
 # The two commands of the README are `make run` and `make test`; the rest is for work on chatcore itself.
 # What each does lies in tools/, so that CI and people run the same scripts.
 .DEFAULT_GOAL := help
-.PHONY: help run test check ci lint types wheel debug asan coverage bench compare instructions measure clean
+.PHONY: help run test check ci lint types wheel debug asan coverage bench compare instructions measure fuzz soak clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,12 @@ instructions:    ## the instructions of the compiled hot paths beside the stored
 
 measure:         ## the whole server beside a bare C server, for docs/performance.md; under ten minutes
 	@tools/measure-server
+
+fuzz:            ## ten minutes of fuzzing over all targets, from the kept corpus on; takes clang. docs/fuzzing.md
+	@tools/run-fuzz
+
+soak:            ## an hour of players who come and go: memory and descriptors stay flat, and nothing is lost
+	@tools/run-soak
 
 ci:              ## what CI runs
 	@bash .ci/run

@@ -1,7 +1,8 @@
 """Builds the compiled modules; everything static is in pyproject.toml.
 
 CHATCORE_BUILD selects the kind of build: `release` (default), `debug` (bounds checks, invariants, counters that tests
-read), `coverage` (debug with line tracing) or `sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer).
+read), `coverage` (debug with line tracing), `sanitize` (debug with AddressSanitizer and UndefinedBehaviorSanitizer) or
+`fuzz` (the same with libFuzzer's coverage counters, which takes clang: tools/run-fuzz).
 """
 
 import os
@@ -18,6 +19,13 @@ C_FLAGS = {
     "debug": ["-O1", "-g"],
     "coverage": ["-O1", "-g"],
     "sanitize": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+    "fuzz": [
+        "-O1",
+        "-gline-tables-only",
+        "-fsanitize=address,undefined,fuzzer-no-link",
+        "-fno-sanitize-recover=undefined",
+        "-fno-omit-frame-pointer",
+    ],
 }
 LINK_FLAGS = {"sanitize": ["-fsanitize=address,undefined"]}
 DEFINITIONS = [("CHATCORE_DEBUG", "1" if CHECKED else "0")]
@@ -44,6 +52,7 @@ def extension(source: Path) -> Extension:
     return Extension(
         f"chatcore_ext.{source.stem}",
         [str(source)],
+        depends=["setup.py"],  # its flags
         define_macros=DEFINITIONS,
         extra_compile_args=[*C_FLAGS[BUILD], "-Wall", "-Wno-unused-function"],
         extra_link_args=LINK_FLAGS.get(BUILD, []),
