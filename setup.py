@@ -13,6 +13,7 @@ from setuptools import Extension, setup
 
 BUILD = os.environ.get("CHATCORE_BUILD", "release")
 CHECKED = BUILD != "release"
+CPUS = os.cpu_count() or 1
 
 C_FLAGS = {
     "release": ["-O3", "-g0"],
@@ -66,6 +67,7 @@ setup(
         compiler_directives=DIRECTIVES,
         # The coverage plugin looks for the C beside the source. Elsewhere, each kind has a folder of its own.
         build_dir=None if BUILD == "coverage" else f"build/cython-{BUILD}",
-        nthreads=0,
-    )
+        nthreads=CPUS,
+    ),
+    options={"build_ext": {"parallel": CPUS}},
 )
