@@ -43,6 +43,7 @@ class Churn:
         self._random = random.Random(seed)
         self._under_way: set[asyncio.Task[None]] = set()
         self._groups = [asyncio.Lock() for _ in range(GROUPS)]
+        self._founded: set[int] = set()
 
     async def run(self, seconds: float, rate: float) -> None:
         """Start `rate` scenarios a second, and return when all have ended."""
@@ -102,8 +103,8 @@ class Churn:
                 await client.logout()
 
     async def private(self) -> None:
-        names = self._random.sample(range(PLAYERS), 2)
-        first, second = (f"soak-{i}" for i in names)
+        i = self._random.randrange(PLAYERS)
+        first, second = f"soak-{i}", f"soak-{(i + 1) % PLAYERS}"  # as many chats as players, not as pairs of them
         async with self._client(first) as one, self._client(second) as other:
             await one.send_direct(second, "psst")
             receipt = await other.send_direct(first, "yes?")
@@ -116,15 +117,16 @@ class Churn:
         i = self._random.randrange(GROUPS)
         owner, member, channel = f"owner-{i}", f"member-{i}", f"group:soak-{i}"
         async with self._groups[i], self._client(owner) as one, self._client(member) as other:
-            await one.create_group(channel)
+            if i not in self._founded:  # the name of a group that has ended is never given again
+                await one.create_group(channel)
+                self._founded.add(i)
             await one.join(channel)
             await one.add_member(channel, member)
             await other.join(channel)
             await one.send(channel, "welcome")
             await one.set_role(channel, member, "officer")
             await other.send(channel, "thanks")
-            await one.remove_member(channel, member)
-            await one.leave_group(channel)
+            await (one.remove_member(channel, member) if self._random.random() < 0.5 else other.leave_group(channel))
 
     # ---- Those whose network does not --------------------------------------------------------------------------------
 
