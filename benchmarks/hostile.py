@@ -29,7 +29,6 @@ from processes import GENERATOR_CORE, Failure, Server, pinned, read_line, runnin
 
 PLAYERS = 1_000
 RATE = 200  # messages/s of all players; 20 rooms of 50: 10,000 deliveries/s
-SECONDS = 10
 ATTACKERS_HELD = 15_000  # of each kind at most; the oldest gives way
 # Per second, together: enough to keep a server busy that does much for each.
 GARBAGE, SILENT, GUESSES, FLOODS = 300, 300, 100, 5
@@ -70,13 +69,13 @@ def attackers(server: Server) -> Iterator[None]:
         yield
 
 
-def load(server: Server) -> dict[str, Any]:
+def load(server: Server, seconds: float) -> dict[str, Any]:
     """The load tool's report. Raises Failure for a single wrong delivery."""
     assert server.tokens is not None
     with tempfile.NamedTemporaryFile("r", suffix=".json") as report:
         command: list[str | Path] = [sys.executable, "-c", START, "load", f"127.0.0.1:{server.port}"]
         command += ["--secret-file", server.tokens.parent / "secret", "--json", report.name]
-        command += ["--connections", str(PLAYERS), "--rooms", "20", "--rate", str(RATE), "--duration", str(SECONDS)]
+        command += ["--connections", str(PLAYERS), "--rooms", "20", "--rate", str(RATE), "--duration", str(seconds)]
         done = subprocess.run(pinned(command, GENERATOR_CORE), capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failure(f"the players noticed something: {done.stdout}{done.stderr}")
@@ -86,9 +85,9 @@ def load(server: Server) -> dict[str, Any]:
     return answer
 
 
-def measure(beside: Callable[[Server], contextlib.AbstractContextManager[None]]) -> dict[str, Any]:
+def measure(beside: Callable[[Server], contextlib.AbstractContextManager[None]], seconds: float) -> dict[str, Any]:
     with chatcore_server(1) as server, beside(server):
-        return load(server)
+        return load(server, seconds)
 
 
 def alone(server: Server) -> contextlib.AbstractContextManager[None]:
@@ -98,12 +97,14 @@ def alone(server: Server) -> contextlib.AbstractContextManager[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="pairs of runs, quiet and attacked in turn")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each run")
     parser.add_argument("--json", help="write the reports of all runs to this file")
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.attack:
         attack(arguments.attack)
-    pairs = [(measure(alone), measure(attackers)) for _ in range(arguments.runs)]
+    seconds = arguments.seconds
+    pairs = [(measure(alone, seconds), measure(attackers, seconds)) for _ in range(arguments.runs)]
     for name in ("ack_ms", "deliver_ms"):
         for percentile in RATIOS:
             report(f"{name} {percentile}", [(quiet[name][percentile], hit[name][percentile]) for quiet, hit in pairs])

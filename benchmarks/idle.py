@@ -159,7 +159,8 @@ def measure(server: Server, tokens: list[str], seconds: float) -> Cost:
     empty_share, empty_bytes = share_of_a_core(server.pid, EMPTY_S), resident_bytes(server.pid)
     crowd = IdleCrowd(server, tokens)
     try:
-        crowd.beat(HEARTBEAT_S)  # everybody once, while the logins' last traces settle
+        # Everybody once, unless it is only tried, while the logins' last traces settle.
+        crowd.beat(min(HEARTBEAT_S, seconds))
         before, start = cpu_seconds(server.pid), time.monotonic()
         heartbeats = crowd.beat(seconds)
         elapsed = time.monotonic() - start

@@ -209,6 +209,19 @@ def chat(
         _fail(str(error))
 
 
+def _load_key(data: Path, secret_file: Path | None) -> bytes:
+    """What signs the load's tokens. Raises LoadError, SettingsError."""
+    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key
+    from chatcore_server.keys import read_secret_file
+    from chatcore_server.load_plan import LoadError
+
+    if secret_file:
+        return read_secret_file(secret_file)
+    if not (data / SECRET_NAME).exists():
+        raise LoadError(f"{data} is not a server's data folder. Name it with --data, or a --secret-file")
+    return development_token_key(data_secret(data))
+
+
 @app.command()
 def load(
     address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")] = "127.0.0.1:7400",
@@ -230,8 +243,6 @@ def load(
 ) -> None:
     """Load a server and check every delivery. Exit code 1: something was lost, doubled, out of order or changed; 2: the
     load could not be run."""
-    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key
-    from chatcore_server.keys import read_secret_file
     from chatcore_server.load import run_load
     from chatcore_server.load_plan import LoadError, LoadOptions
     from chatcore_server.load_progress import progress_bar
@@ -242,11 +253,8 @@ def load(
     try:
         if not host or not port.isdigit():
             raise LoadError(f"{address} is not HOST:PORT")
-        if not secret_file and not (data / SECRET_NAME).exists():
-            raise LoadError(f"{data} is not a server's data folder. Name it with --data, or a --secret-file")
         if json and not json.absolute().parent.is_dir():
             raise LoadError(f"there is no folder for {json}")
-        key = read_secret_file(secret_file) if secret_file else development_token_key(data_secret(data))
         options = LoadOptions(
             host=host.strip("[]"),
             port=int(port),
@@ -264,7 +272,7 @@ def load(
             issuer=issuer,
         )
         with progress_bar(duration) as show:
-            report = run_load(options, key, show)
+            report = run_load(options, _load_key(data, secret_file), show)
         if json:
             json.write_bytes(report.as_json())
     except (LoadError, SettingsError, OSError) as error:

@@ -1,6 +1,7 @@
 """HTTP on a port of its own, for whoever operates the server: health, metrics, and the routes that others add.
 
-The port belongs on loopback or a private network: nothing here asks who is calling. Never touches players' data.
+The port belongs on loopback or a private network: health and metrics ask nobody who calls. Never touches
+players' data.
 """
 
 from collections.abc import Callable, Iterable

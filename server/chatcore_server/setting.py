@@ -7,6 +7,7 @@ or the environment.
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -19,16 +20,16 @@ PREFIX = "CHATCORE_"  # of all variables in the environment that are the server'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(ABC):
     """How the values of a setting are written. As TOML has them: strings, numbers, true and false, lists."""
 
     about: str
     is_live: bool = False  # a running server takes a change up when it is told to (SIGHUP)
     is_secret: bool = False  # shown to nobody
 
+    @abstractmethod
     def read(self, value: object) -> object:
         """The field's value. Raises ValueError, whose text says what it must be."""
-        raise NotImplementedError
 
     def from_text(self, text: str) -> object:
         """What TOML would have of a text from the environment or a flag. Raises ValueError."""
@@ -136,8 +137,9 @@ class Count(Kind):
 class Quantity(Count):
     """A whole number of the smallest unit, written as a string with a unit; only 0 needs none."""
 
+    @abstractmethod
     def parse(self, text: str) -> int:
-        raise NotImplementedError
+        """The number of smallest units. Raises ValueError."""
 
     def read(self, value: object) -> int:
         is_zero = value == 0 and type(value) is int

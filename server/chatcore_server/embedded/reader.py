@@ -63,14 +63,16 @@ class Reader:
         """What is queued, once there is something. Nothing: the end."""
         batch: list[_Lookup] = []
         lookup = self._queue.get()
-        while lookup is not None and len(batch) < _MAX_BATCH:
+        while lookup is not None:
             batch.append(lookup)
+            if len(batch) == _MAX_BATCH:
+                return batch
             try:
                 lookup = self._queue.get(block=False)
             except Empty:
                 return batch
         if batch:
-            self._queue.put(lookup)
+            self._queue.put(None)  # the end comes after these
         return batch
 
     def _answer_all(self, batch: list[_Lookup]) -> None:
