@@ -18,7 +18,15 @@ import jwt
 from chatcore.errors import AuthenticationError, BadName, TokenExpired
 from chatcore.names import validate_channel, validate_player
 from chatcore_server.clock import now_ms
-from chatcore_server.keys import SECRET_SIZE, Key, KeySet, read_jwks_file, read_public_key, read_secret_file
+from chatcore_server.keys import (
+    SECRET_SIZE,
+    Key,
+    KeySet,
+    read_jwks_file,
+    read_public_key,
+    read_secret_file,
+    verifying_key,
+)
 from chatcore_server.logging import get_logger
 from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError
 from chatcore_server.watched_files import WatchedFiles
@@ -34,6 +42,7 @@ _TICKET_LABEL = b"chatcore ticket 1"
 _ADMIN_LABEL = b"chatcore admin token 1"
 
 _MAX_HEADERS = 64  # issuers have a few keys, and each key a few headers
+_VerifyingKey = tuple[Any, list[str]]  # PyJWT's key and algorithms
 _log = get_logger()
 
 
@@ -65,7 +74,7 @@ class Authenticator:
         self._keys = self._read(settings)
         # Tokens of one issuer begin alike: what is in the first part of a token that was valid is not decoded again,
         # which spares a third of the verification.
-        self._key_of_header: dict[str, Key] = {}
+        self._key_of_header: dict[str, _VerifyingKey] = {}
         self._settings = settings
         self._watched = watched
 
@@ -120,20 +129,20 @@ class Authenticator:
             raise TokenExpired("the token is expired")
         return identity
 
-    def _find_key(self, token: str) -> Key:
+    def _find_key(self, token: str) -> _VerifyingKey:
         header = jwt.get_unverified_header(token)
         key = self._keys.find(str(header.get("alg")), header.get("kid"))
         if key is None:
             raise AuthenticationError("there is no key for the token's alg and kid")
-        return key
+        return verifying_key(key), [key.algorithm]
 
     def _claims(self, token: str, leeway_s: float) -> dict[str, Any]:
         header = token.partition(".")[0]
-        key = self._key_of_header.get(header) or self._find_key(token)
+        key, algorithms = found = self._key_of_header.get(header) or self._find_key(token)
         claims: dict[str, Any] = jwt.decode(
             token,
-            key.key,
-            algorithms=[key.algorithm],
+            key,
+            algorithms=algorithms,
             audience=self._settings.audience or None,
             issuer=self._settings.issuer or None,
             leeway=leeway_s,
@@ -141,7 +150,7 @@ class Authenticator:
             options={"require": ["sub", "exp"], "verify_iat": False},
         )
         if len(self._key_of_header) < _MAX_HEADERS:
-            self._key_of_header[header] = key
+            self._key_of_header[header] = found
         return claims
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from chatcore.errors import AuthenticationError
 from chatcore_server.authentication import Authenticator, development_token_key, make_authenticator, make_token
-from chatcore_server.keys import Key, read_private_key
+from chatcore_server.keys import Key, read_private_key, verifying_key
 from chatcore_server.settings import AuthenticationSettings, SettingsError
 from chatcore_server.settings_layers import load_settings
 from support.keys import ALGORITHMS, jwk, private_key, private_pem, public_pem, secret_jwk, write_jwks
@@ -107,6 +107,12 @@ def test_a_public_key_is_no_secret(kind: str, tmp_path: Path) -> None:
         for key in (pem, pem.strip(), set_text, b""):
             for header in ({"alg": "HS256"}, {"alg": "HS256", "kid": "a"}, {"alg": ALGORITHMS[kind], "kid": "a"}):
                 refused(authenticator, with_header(header, key))
+
+
+def test_a_public_key_never_becomes_a_secret() -> None:
+    """However it came to be taken for one."""
+    with pytest.raises(jwt.InvalidKeyError):
+        verifying_key(Key("HS256", public_pem("rsa")))
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", None, "HS256 ", "hs256"])
