@@ -125,36 +125,53 @@ class Conversation(NamedTuple):
 
 
 class ResumeState(NamedTuple):
-    """All that a resume needs beside its ticket, by one call."""
+    """All that a resume needs beside its ticket."""
 
     ended: bool  # the session was logged out or replaced: the ticket is void
     directs: list[Conversation]  # private chats, newest first
     blocks: list[bytes]  # whom the player has blocked
 
 
-class SessionStore(Protocol):
-    """Sessions, presence, read marks, inboxes. A view: losing it loses no message."""
+class PresenceChange(NamedTuple):
+    """`presence` "offline" removes the session."""
 
-    async def resume(self, session: int, player: bytes, limit: int) -> ResumeState: ...
+    player: bytes
+    session: int
+    presence: str
+
+
+class SessionStore(Protocol):
+    """Sessions, presence, read marks, inboxes. A view: losing it loses no message.
+
+    What logins and resumes need is asked for many players at once: after a lost network they come by thousands. Answers
+    are in the order of what was asked; a failure is one of the whole call."""
+
+    async def resume(self, asked: Sequence[tuple[int, bytes]], limit: int) -> list[ResumeState]:
+        """Of (session, player) each, with at most `limit` private chats."""
+
     async def end(self, session: int, until_ms: int) -> None:
         """The session may not resume any more; remembered until its last ticket is void. Durable when it returns."""
 
-    async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
-        """The player's private chats and the given groups, by the time of the last message, newest first.
+    async def conversations(
+        self, asked: Sequence[tuple[bytes, Sequence[bytes]]], limit: int
+    ) -> list[list[Conversation]]:
+        """Of (player, groups) each: the player's private chats and these groups, by the time of the last message,
+        newest first, at most `limit`.
 
         A private chat is there for both its players from its first message on, for as long as its head is known."""
 
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
         """Move the read mark forward; False if it was there already. Durable when it returns."""
 
-    async def set_presence(self, player: bytes, session: int, presence: str) -> str:
-        """ "offline" removes the session. Returns the player's presence over all sessions: online > away > offline."""
+    async def set_presences(self, changes: Sequence[PresenceChange]) -> list[tuple[str, str]]:
+        """In their order. Returns each player's presence before and after, over all sessions: online > away >
+        offline."""
 
     async def presence_of(self, players: Sequence[bytes]) -> list[str]: ...
 
 
 class Profile(NamedTuple):
-    """What a login needs of a player, by one call."""
+    """What a login needs of a player."""
 
     groups: list[tuple[bytes, str]]  # (channel, role)
     friends: list[bytes]  # mutual
@@ -175,7 +192,9 @@ class Relations(Protocol):
     Checks no permissions: that is groups.py's. An unknown group has no members; an unknown player has no relations.
     """
 
-    async def profile(self, player: bytes) -> Profile: ...
+    async def profiles(self, players: Sequence[bytes]) -> list[Profile]:
+        """In their order, of many at once, as SessionStore says why."""
+
     async def create_group(self, group: bytes, owner: bytes) -> str:
         """The role of `owner` in it afterwards; "" if the group is somebody else's, or has ended: its name is not given
         again, since its history would come with it."""

@@ -269,10 +269,10 @@ class Channels:
         return MembersReply(members, len(found) > limit)
 
     async def conversations(self, caller: Caller, request: Empty) -> ConversationsReply:
-        profile = await self._context.backends.relations.profile(caller.player)
-        found = await self._context.backends.sessions.conversations(
-            caller.player, [group for group, _ in profile.groups], self._context.settings.limits.conversations
-        )
+        backends, limit = self._context.backends, self._context.settings.limits.conversations
+        [profile] = await backends.relations.profiles([caller.player])
+        groups = [group for group, _ in profile.groups]
+        [found] = await backends.sessions.conversations([(caller.player, groups)], limit)
         return ConversationsReply(self.granted(caller.connection, conversation_states(found)))
 
     def granted(self, connection: int, states: dict[str, ConversationState]) -> dict[str, ConversationState]:

@@ -2,12 +2,15 @@
 retryable `relations_unavailable` (BackendUnavailable comes through), never a yes. Changes nothing.
 """
 
+from functools import lru_cache
+
 from chatcore.errors import Blocked, NoSuchChannel, NotAllowed
 from chatcore.names import channel_kind, validate_channel
 from chatcore_server.context import Caller, Context
 from chatcore_server.controls import other_player
 
 
+@lru_cache(maxsize=4096)  # the busiest: those of a match come together, and a look at a name costs a microsecond
 def channel_name(name: str) -> bytes:
     """A channel's name as the server keeps it. Raises BadName."""
     return validate_channel(name).encode("ascii")

@@ -4,59 +4,102 @@ same channels away and back. A channel's comings and goings themselves are atten
 A backend that does not answer costs the news, never a connection.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from chatcore.operations import Empty, PresenceEvent, SetPresenceRequest
 from chatcore_server.attendance import Attendance
-from chatcore_server.backends import BackendUnavailable
+from chatcore_server.backends import BackendUnavailable, PresenceChange
 from chatcore_server.context import Caller, Context
 from chatcore_server.logging import get_logger
-from chatcore_server.tasks import Locks
 
 _log = get_logger()
+_MOST_AT_ONCE = 256  # changes that share a call of the session store
+
+
+class _Change(NamedTuple):
+    change: PresenceChange
+    friends: Sequence[bytes] | None  # None: not looked up yet
+    made: "asyncio.Future[None] | None"  # None: nobody waits
 
 
 class PresenceKeeper:
-    """Changes of one player are made one after the other, in the order of the calls."""
+    """Changes are made in the order of the calls, those that wait together: after a lost network they are thousands."""
 
     def __init__(self, context: Context, attendance: Attendance) -> None:
         self._context = context
         self._attendance = attendance
-        self._locks = Locks()
+        self._waiting: list[_Change] = []
+        self._is_running = False
 
     def change(self, player: bytes, session: int, presence: str, friends: Sequence[bytes] | None = None) -> None:
         """In the background. `friends` saves a look-up if the caller has just made it."""
-        self._context.tasks.spawn(self._change_quietly(player, session, presence, friends))
+        self._begin(_Change(PresenceChange(player, session, presence), friends, None))
 
-    async def _change_quietly(
-        self, player: bytes, session: int, presence: str, friends: Sequence[bytes] | None
-    ) -> None:
-        try:
-            await self.change_now(player, session, presence, friends)
-        except BackendUnavailable as error:
-            _log.warning("presence_not_told", reason=str(error))
-
-    async def change_now(
-        self, player: bytes, session: int, presence: str, friends: Sequence[bytes] | None = None
-    ) -> None:
+    async def change_now(self, player: bytes, session: int, presence: str) -> None:
         """Raises BackendUnavailable."""
-        sessions, relations = self._context.backends.sessions, self._context.backends.relations
-        async with self._locks.hold(player):
-            before = (await sessions.presence_of([player]))[0]
-            after = await sessions.set_presence(player, session, presence)
-            if before == after:
-                return
-            if friends is None:
-                friends = (await relations.friends(player))[0]
-            is_online_throughout = "offline" not in (before, after)
-            others = self._attendance.companions(player) if is_online_throughout else set()
-            self._tell(player, after, others.union(friends))
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._begin(_Change(PresenceChange(player, session, presence), None, made))
+        await made
 
-    def _tell(self, player: bytes, presence: str, others: Iterable[bytes]) -> None:
-        event = PresenceEvent(player.decode("ascii"), presence)
-        for other in others:
+    def _begin(self, change: _Change) -> None:
+        self._waiting.append(change)
+        if not self._is_running:
+            self._is_running = True
+            self._context.tasks.spawn(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                changes = self._waiting[:_MOST_AT_ONCE]
+                del self._waiting[:_MOST_AT_ONCE]
+                await self._make(changes)
+        finally:
+            self._is_running = False
+
+    async def _make(self, changes: list[_Change]) -> None:
+        failure: Exception | None = None
+        try:
+            await self._change_all(changes)
+        except BackendUnavailable as error:
+            failure = error
+            _log.warning("presence_not_told", changes=len(changes), reason=str(error))
+        except Exception as error:
+            failure = error
+            _log.error("presence_failed", exc_info=error)
+        for _, _, made in changes:
+            if made is not None:
+                _settle(made, failure)
+
+    async def _change_all(self, changes: list[_Change]) -> None:
+        backends = self._context.backends
+        presences = await backends.sessions.set_presences([change.change for change in changes])
+        news = [(change, *both) for change, both in zip(changes, presences, strict=True) if both[0] != both[1]]
+        unknown = list(dict.fromkeys(change.change.player for change, *_ in news if change.friends is None))
+        profiles = await backends.relations.profiles(unknown) if unknown else []
+        friends = {player: profile.friends for player, profile in zip(unknown, profiles, strict=True)}
+        for change, before, after in news:
+            player = change.change.player
+            told = friends[player] if change.friends is None else change.friends
+            self._tell(player, before, after, told)
+
+    def _tell(self, player: bytes, before: str, after: str, friends: Iterable[bytes]) -> None:
+        is_online_throughout = "offline" not in (before, after)
+        others = self._attendance.companions(player) if is_online_throughout else set()
+        event = PresenceEvent(player.decode("ascii"), after)
+        for other in others.union(friends):
             self._context.outbox.event_to_player(other, event)
 
     async def set_presence(self, caller: Caller, request: SetPresenceRequest) -> Empty:
         await self.change_now(caller.player, caller.session, request.presence)
         return Empty()
+
+
+def _settle(made: "asyncio.Future[None]", failure: Exception | None) -> None:
+    if made.done():
+        return  # whoever waited has gone
+    if failure is None:
+        made.set_result(None)
+    else:
+        made.set_exception(failure)

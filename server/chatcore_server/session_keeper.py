@@ -26,6 +26,11 @@ class SessionKeeper:
     def is_here(self, session: int, player: bytes) -> bool:
         return any(session == other for other, _ in self._context.hub.sessions_of(player))
 
+    def has_room(self, session: int, player: bytes) -> bool:
+        """It is here already, or the player may have one more."""
+        n_sessions = len(self._context.hub.sessions_of(player))
+        return n_sessions < self._context.settings.sessions.sessions_per_player or self.is_here(session, player)
+
     async def make_room(self, player: bytes) -> None:
         """Returns, without a turn of the loop in between, when one more session is allowed. Raises TooManySessions.
 

@@ -52,7 +52,7 @@ async def test_an_unknown_group_has_no_members(backends: Backends) -> None:
 async def test_an_unknown_player_has_no_relations(backends: Backends) -> None:
     relations = backends.relations
     player, other = unique("p"), unique("o")
-    assert await relations.profile(player) == Profile([], [], [])
+    assert await relations.profiles([player]) == [Profile([], [], [])]
     assert await relations.blocks(player) == []
     assert await relations.friends(player) == ([], [])
     assert not await relations.blocked_between(player, other)
@@ -177,15 +177,33 @@ async def test_a_profile_is_all_of_it(deployment: Deployment, backends: Backends
     await relations.add_friend(eve, ann)
     await relations.block(ann, eve)
     profile = Profile([(owned, "owner"), (joined, "member")], [bob], [eve])
-    found = await relations.profile(ann)
+    [found] = await relations.profiles([ann])
     assert Profile(sorted(found.groups), *found[1:]) == Profile(sorted(profile.groups), *profile[1:])
     await backends.close()
     again = deployment.connect()
     await again.open()
     try:
-        assert await again.relations.profile(ann) == found
+        assert await again.relations.profiles([ann]) == [found]
     finally:
         await again.close()
+
+
+async def test_profiles_of_many(backends: Backends) -> None:
+    relations = backends.relations
+    players = [unique("p") for _ in range(70)]
+    group = await group_of(backends, (players[1], "owner"), (players[69], "member"))
+    for player, other in ((players[2], players[4]), (players[4], players[2]), (players[2], players[5])):
+        await relations.add_friend(player, other)
+    await relations.block(players[7], players[8])
+    found = await relations.profiles([*players, players[1]])
+    assert {i: one.groups for i, one in enumerate(found) if one.groups} == {
+        1: [(group, "owner")],
+        69: [(group, "member")],
+        70: [(group, "owner")],
+    }
+    assert {i: one.friends for i, one in enumerate(found) if one.friends} == {2: [players[4]], 4: [players[2]]}
+    assert {i: one.blocks for i, one in enumerate(found) if one.blocks} == {7: [players[8]]}
+    assert await relations.profiles([]) == []
 
 
 async def test_many_changes_at_once_each_happen(backends: Backends) -> None:
@@ -202,7 +220,7 @@ async def test_a_failure_is_never_an_empty_answer(backends: Backends) -> None:
     relations = backends.relations
     await backends.close()
     for call in (
-        relations.profile(b"ann"),
+        relations.profiles([b"ann"]),
         relations.create_group(b"group:g", b"ann"),
         relations.role(b"group:g", b"ann"),
         relations.roles(b"group:g", [b"ann"]),

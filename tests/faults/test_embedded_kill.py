@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from chatcore_ext.chain_hash import chain_hash
-from chatcore_server.backends import Conversation, HistoryEntry
+from chatcore_server.backends import HistoryEntry
 from chatcore_server.embedded import EmbeddedStore
 from support import store_child
 
@@ -61,7 +61,7 @@ async def check(folder: Path, reported: list[list[str]]) -> None:
         by_channel[channel] = {entry.id: entry.body for entry in entries}
     for _, name, id, body in sent:
         assert by_channel[name.encode()].get(int(id)) == body.encode(), f"lost: {name} {id}"
-    found: list[Conversation] = await store.sessions.conversations(b"bob", [], 9)
+    [found] = await store.sessions.conversations([(b"bob", [])], 9)
     assert found[0].read >= max(int(line[1]) for line in marked)
     blocks = await store.relations.blocks(b"ann")
     assert {line[1].encode() for line in blocked} <= set(blocks)

@@ -58,7 +58,7 @@ async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
 
 async def test_without_relations(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     # The group was changed a moment ago, so with its usual distrust of clocks a resume would ask about it once more.
-    monkeypatch.setattr("chatcore_server.login._CLOCK_SLACK_MS", 0)
+    monkeypatch.setattr("chatcore_server.admission._CLOCK_SLACK_MS", 0)
     ann, bob = await server.login("ann"), await server.login("bob")
     await ann.client.create_group(GUILD)
     await ann.client.add_member(GUILD, "bob")
@@ -101,6 +101,21 @@ async def test_without_relations(server: LocalServer, monkeypatch: pytest.Monkey
         await again.close()
         await fresh.close()
     await bob.client.join(GUILD)
+
+
+async def test_a_wave_without_relations(server: LocalServer) -> None:
+    """Those who need them are all refused, with a code that says to come again; those with a ticket come in."""
+    before = await RawClient.open(server.port)
+    ticket = (await before.login(token=server.token("ann")))["ticket"]
+    clients = [await RawClient.open(server.port) for _ in range(20)]
+    with outage(server, "relations", ErrorCode.ERROR_RELATIONS_UNAVAILABLE):
+        for i, client in enumerate(clients):
+            client.hello(**({"ticket": ticket} if i == 10 else {"token": server.token(f"p{i}")}))
+        assert (await clients[10].welcome())["resumed"]
+        others = clients[:10] + clients[11:]
+        assert {await client.closed_by() for client in others} == {"relations_unavailable"}
+    for client in (before, *clients):
+        await client.close()
 
 
 async def test_without_history(server: LocalServer) -> None:

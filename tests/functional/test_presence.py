@@ -1,5 +1,6 @@
 """Friends and their presence, devices, sessions that end."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from chatcore.errors import Blocked, ConnectionLost, TooManySessions
 from chatcore.events import Connected, ConnectionClosed
 from support.players import Player, until
 from support.servers import LocalServer
+from support.slow_answers import slow_down
 
 pytestmark = pytest.mark.asyncio
 
@@ -38,6 +40,22 @@ async def test_friends_are_told(server: LocalServer) -> None:
     assert not cid.told(operations.PresenceEvent)
     await ann.client.remove_friend("bob")
     assert (await ann.client.friends()).friends == {}
+
+
+async def test_changes_are_told_in_their_order(server: LocalServer) -> None:
+    """Also when an earlier one waits for a look-up."""
+    ann, bob = await server.login("ann"), await server.login("bob")
+    await befriend(ann, bob)
+    slow = slow_down(server, "profiles")
+    changes = [asyncio.create_task(bob.client.set_presence("away"))]
+    await until(lambda: slow.is_asked)
+    changes += [asyncio.create_task(bob.client.set_presence(presence)) for presence in ("online", "away")]
+    await asyncio.wait(changes, timeout=0.05)
+    slow.may_answer = True
+    await asyncio.gather(*changes)
+    await until(lambda: len(ann.told(operations.PresenceEvent, player="bob")) == 4)
+    told = ann.told(operations.PresenceEvent, player="bob")
+    assert [event.presence for event in told] == ["online", "away", "online", "away"]
 
 
 async def test_those_in_the_same_channel_are_told_who_is_away(server: LocalServer) -> None:

@@ -50,7 +50,7 @@ async def test_a_block_while_logging_in(server: LocalServer) -> None:
     await bob.client.join(ROOM)
     await phone.client.block("bob")
     for change, heard in ((phone.client.unblock, True), (phone.client.block, False)):
-        slow = slow_down(server, "profile")
+        slow = slow_down(server, "profiles")
         logging_in = asyncio.create_task(server.login("ann"))
         await until(lambda slow=slow: slow.is_asked)  # type: ignore[misc]
         await change("bob")
@@ -67,7 +67,7 @@ async def test_a_kick_while_logging_in(server: LocalServer) -> None:
     owner = await server.login("owner")
     await owner.client.create_group(GUILD)
     await owner.client.add_member(GUILD, "ann")
-    slow = slow_down(server, "profile")
+    slow = slow_down(server, "profiles")
     ann = await RawClient.open(server.uri)
     logging_in = asyncio.create_task(ann.login(token=server.token("ann"), channels={GUILD: 0, ROOM: 0}))
     await until(lambda: slow.is_asked)

@@ -60,6 +60,9 @@ class RawClient:
     async def login(self, **options: Any) -> dict[str, Any]:
         """WELCOME's map."""
         self.hello(**options)
+        return await self.welcome()
+
+    async def welcome(self) -> dict[str, Any]:
         _, body = await self.next(FrameType.FRAME_WELCOME)
         welcome: dict[str, Any] = msgspec.msgpack.decode(body)
         return welcome

@@ -110,8 +110,9 @@ async def test_a_silent_channel_is_forgotten(store: EmbeddedStore, clock: Clock)
     await store.sessions.end(7, clock.now + 1_000)
     clock.now += IDLE_MS + 1
     await eventually_answers(lambda: store.history.heads([b"dm:ann:bob"]), lambda heads: heads == [Head(0, 0, 0)])
-    assert await store.sessions.conversations(b"bob", [], 9) == []
-    assert not (await store.sessions.resume(7, b"bob", 9)).ended
+    assert await store.sessions.conversations([(b"bob", [])], 9) == [[]]
+    [state] = await store.sessions.resume([(7, b"bob")], 9)
+    assert not state.ended
 
     def count_rows(connection: "object") -> list[int]:
         tables = ("log", "trimmed_heads", "conversations", "read_marks", "ended_sessions")
@@ -121,7 +122,7 @@ async def test_a_silent_channel_is_forgotten(store: EmbeddedStore, clock: Clock)
     await eventually_answers(lambda: store._reader.look_up(count_rows, CODE), lambda counts: counts == [0] * 5)
     again = (await Sender(store, b"ann").send(b"dm:ann:bob", b"hi again"))[0]
     assert again.offset == first + 1
-    (found,) = await store.sessions.conversations(b"bob", [], 9)
+    [[found]] = await store.sessions.conversations([(b"bob", [])], 9)
     assert (found.head, found.read, found.unread) == (again.offset, 0, 1)
 
 

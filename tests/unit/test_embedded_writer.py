@@ -226,7 +226,7 @@ async def test_a_slow_look_up_is_an_unavailable_backend(impatient: EmbeddedStore
     task = asyncio.create_task(impatient._reader.look_up(stall, CODE))
     await eventually(stall.entered.is_set)
     for call, code in (
-        (impatient.relations.profile(b"ann"), ErrorCode.ERROR_RELATIONS_UNAVAILABLE),
+        (impatient.relations.profiles([b"ann"]), ErrorCode.ERROR_RELATIONS_UNAVAILABLE),
         (impatient.history.heads([b"room:x"]), ErrorCode.ERROR_HISTORY_UNAVAILABLE),
         (impatient.log.tail(0, Collector()), ErrorCode.ERROR_LOG_UNAVAILABLE),
     ):

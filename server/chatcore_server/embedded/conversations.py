@@ -12,6 +12,7 @@ import msgspec
 from chatcore_server.backends import Conversation
 from chatcore_server.embedded.database import PARTITION_SHIFT
 from chatcore_server.embedded.log_rows import OFFSET_MASK, sender_tag
+from chatcore_server.embedded.many import json_text, name_texts
 
 # One row with a JSON text, as log_rows.py says why. Unread messages are counted in the index alone: looking each sender
 # up in its row took 1.6 ms for a thousand, this takes 0.1 ms (measured).
@@ -43,8 +44,19 @@ SELECT json_group_array(json_array(hex(channel), head, mark, CASE WHEN position 
 ) END)) FROM marked
 """
 
+_WHO_HAS_DIRECTS = """
+SELECT json_group_array(key) FROM json_each(?)
+WHERE EXISTS (SELECT 1 FROM conversations WHERE player = CAST(value AS BLOB))
+"""
+
+_decode_places = msgspec.json.Decoder(set[int]).decode
 _decode = msgspec.json.Decoder(list[tuple[str, int, int, int]]).decode
-_encode = msgspec.json.Encoder().encode
+
+
+def read_who_has_directs(connection: sqlite3.Connection, players: Sequence[bytes]) -> set[int]:
+    """The places of those who have private chats: for the others there is nothing more to ask."""
+    (text,) = connection.execute(_WHO_HAS_DIRECTS, (name_texts(players),)).fetchone()
+    return _decode_places(text)
 
 
 def read_conversations(
@@ -60,8 +72,8 @@ def read_conversations(
     """
     values = {
         "player": player,
-        "groups": _encode([group.decode("ascii") for group in groups]).decode(),
-        "silent": _encode([sender_tag(name) for name in (player, *blocked)]).decode(),
+        "groups": name_texts(groups),
+        "silent": json_text([sender_tag(name) for name in (player, *blocked)]),
         "limit": limit,
         "unread": unread_limit,
     }

@@ -4,8 +4,11 @@ import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
+
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import Departure, Profile
+from chatcore_server.embedded.many import name_texts, read_names
 from chatcore_server.embedded.reader import Reader
 from chatcore_server.embedded.writer import Writer
 
@@ -21,16 +24,31 @@ _ADD_MEMBER = "INSERT INTO members (channel, player, role) VALUES (?, ?, ?)"
 _HEIR = """
 SELECT player FROM members WHERE channel = ? ORDER BY role = 'officer' DESC, number LIMIT 1
 """
+# Of many players, as many.py says. CROSS JOIN: the players come first, whatever SQLite takes the tables' sizes for.
+_GROUPS = """
+SELECT json_group_array(json_array(place, hex(channel), role)) FROM (
+    SELECT asked.key AS place, channel, role FROM json_each(?) AS asked
+    CROSS JOIN members ON player = CAST(asked.value AS BLOB) ORDER BY place, number)
+"""
 _MUTUAL = """
-SELECT mine.other FROM friends AS mine
-JOIN friends AS theirs ON theirs.player = mine.other AND theirs.other = mine.player
-WHERE mine.player = ? ORDER BY mine.other
+SELECT json_group_array(json_array(place, hex(other))) FROM (
+    SELECT asked.key AS place, mine.other AS other FROM json_each(?) AS asked
+    CROSS JOIN friends AS mine ON mine.player = CAST(asked.value AS BLOB)
+    CROSS JOIN friends AS theirs ON theirs.player = mine.other AND theirs.other = mine.player
+    ORDER BY place, other)
+"""
+_BLOCKS = """
+SELECT json_group_array(json_array(place, hex(other))) FROM (
+    SELECT asked.key AS place, other FROM json_each(?) AS asked
+    CROSS JOIN blocks ON player = CAST(asked.value AS BLOB) ORDER BY place, other)
 """
 _WAITING = """
 SELECT player FROM friends AS theirs WHERE other = ?
 AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
 ORDER BY player LIMIT 1000
 """
+
+_decode_groups = msgspec.json.Decoder(list[tuple[int, str, str]]).decode
 
 
 class EmbeddedRelations:
@@ -40,10 +58,11 @@ class EmbeddedRelations:
         self._writer = writer
         self._reader = reader
 
-    async def profile(self, player: bytes) -> Profile:
-        def look_up(connection: sqlite3.Connection) -> Profile:
-            groups = connection.execute("SELECT channel, role FROM members WHERE player = ? ORDER BY number", (player,))
-            return Profile(groups.fetchall(), _first(connection, _MUTUAL, player), read_blocks(connection, player))
+    async def profiles(self, players: Sequence[bytes]) -> list[Profile]:
+        def look_up(connection: sqlite3.Connection) -> list[Profile]:
+            groups = _read_groups(connection, players)
+            friends = read_names(connection, _MUTUAL, players)
+            return [Profile(*found) for found in zip(groups, friends, read_blocks(connection, players), strict=True)]
 
         return await self._reader.look_up(look_up, CODE)
 
@@ -100,7 +119,7 @@ class EmbeddedRelations:
         await self._execute("DELETE FROM blocks WHERE player = ? AND other = ?", (player, other))
 
     async def blocks(self, player: bytes) -> list[bytes]:
-        return await self._reader.look_up(partial(read_blocks, player=player), CODE)
+        return (await self._reader.look_up(partial(read_blocks, players=[player]), CODE))[0]
 
     async def blocked_between(self, player: bytes, other: bytes) -> bool:
         def look_up(connection: sqlite3.Connection) -> bool:
@@ -123,7 +142,8 @@ class EmbeddedRelations:
 
     async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
         def look_up(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
-            return _first(connection, _MUTUAL, player), _first(connection, _WAITING, player)
+            waiting = connection.execute(_WAITING, (player,))
+            return read_names(connection, _MUTUAL, [player])[0], [name for (name,) in waiting]
 
         return await self._reader.look_up(look_up, CODE)
 
@@ -134,12 +154,17 @@ class EmbeddedRelations:
         await self._writer.change(change, CODE)
 
 
-def read_blocks(connection: sqlite3.Connection, player: bytes) -> list[bytes]:
-    return _first(connection, "SELECT other FROM blocks WHERE player = ? ORDER BY other", player)
+def read_blocks(connection: sqlite3.Connection, players: Sequence[bytes]) -> list[list[bytes]]:
+    """Whom each of them has blocked."""
+    return read_names(connection, _BLOCKS, players)
 
 
-def _first(connection: sqlite3.Connection, statement: str, player: bytes) -> list[bytes]:
-    return [row[0] for row in connection.execute(statement, (player,))]
+def _read_groups(connection: sqlite3.Connection, players: Sequence[bytes]) -> list[list[tuple[bytes, str]]]:
+    (text,) = connection.execute(_GROUPS, (name_texts(players),)).fetchone()
+    found: list[list[tuple[bytes, str]]] = [[] for _ in players]
+    for place, group, role in _decode_groups(text):
+        found[place].append((bytes.fromhex(group), role))
+    return found
 
 
 def _role(connection: sqlite3.Connection, group: bytes, player: bytes) -> str:

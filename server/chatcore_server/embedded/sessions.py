@@ -6,11 +6,14 @@ Presence may be lost with the process, for so are the connections that it speaks
 import sqlite3
 from collections.abc import Sequence
 
+import msgspec
+
 from chatcore_ext.error_codes import ErrorCode
-from chatcore_server.backends import Conversation, ResumeState
-from chatcore_server.embedded.conversations import read_conversations
-from chatcore_server.embedded.database import signed
+from chatcore_server.backends import Conversation, PresenceChange, ResumeState
+from chatcore_server.embedded.conversations import read_conversations, read_who_has_directs
+from chatcore_server.embedded.database import signed, unsigned
 from chatcore_server.embedded.log_rows import OFFSET_MASK
+from chatcore_server.embedded.many import json_text
 from chatcore_server.embedded.reader import Reader
 from chatcore_server.embedded.relations import read_blocks
 from chatcore_server.embedded.settings import EmbeddedSettings
@@ -18,6 +21,9 @@ from chatcore_server.embedded.writer import Writer
 
 CODE = ErrorCode.ERROR_HISTORY_UNAVAILABLE
 MAX_UNREAD = 1_000
+
+_ENDED = "SELECT json_group_array(session) FROM ended_sessions WHERE session IN (SELECT value FROM json_each(?))"
+_decode_numbers = msgspec.json.Decoder(list[int]).decode
 
 
 class EmbeddedSessions:
@@ -28,15 +34,16 @@ class EmbeddedSessions:
         self._reader = reader
         self._presence: dict[bytes, dict[int, str]] = {}
 
-    async def resume(self, session: int, player: bytes, limit: int) -> ResumeState:
-        def look_up(connection: sqlite3.Connection) -> ResumeState:
-            ended = "SELECT 1 FROM ended_sessions WHERE session = ?"
-            blocks = read_blocks(connection, player)
-            return ResumeState(
-                connection.execute(ended, (signed(session),)).fetchone() is not None,
-                read_conversations(connection, player, [], blocks, limit, MAX_UNREAD),
-                blocks,
-            )
+    async def resume(self, asked: Sequence[tuple[int, bytes]], limit: int) -> list[ResumeState]:
+        def look_up(connection: sqlite3.Connection) -> list[ResumeState]:
+            players = [player for _, player in asked]
+            ended = _read_ended(connection, [session for session, _ in asked])
+            blocks = read_blocks(connection, players)
+            directs = _read_all(connection, [(player, ()) for player in players], blocks, limit)
+            return [
+                ResumeState(session in ended, found, blocked)
+                for (session, _), found, blocked in zip(asked, directs, blocks, strict=True)
+            ]
 
         return await self._reader.look_up(look_up, CODE)
 
@@ -50,10 +57,11 @@ class EmbeddedSessions:
 
         await self._writer.change(change, CODE)
 
-    async def conversations(self, player: bytes, groups: Sequence[bytes], limit: int) -> list[Conversation]:
-        def look_up(connection: sqlite3.Connection) -> list[Conversation]:
-            blocks = read_blocks(connection, player)
-            return read_conversations(connection, player, groups, blocks, limit, MAX_UNREAD)
+    async def conversations(
+        self, asked: Sequence[tuple[bytes, Sequence[bytes]]], limit: int
+    ) -> list[list[Conversation]]:
+        def look_up(connection: sqlite3.Connection) -> list[list[Conversation]]:
+            return _read_all(connection, asked, read_blocks(connection, [player for player, _ in asked]), limit)
 
         return await self._reader.look_up(look_up, CODE)
 
@@ -68,7 +76,10 @@ class EmbeddedSessions:
 
         return await self._writer.change(change, CODE)
 
-    async def set_presence(self, player: bytes, session: int, presence: str) -> str:
+    async def set_presences(self, changes: Sequence[PresenceChange]) -> list[tuple[str, str]]:
+        return [(self._presence_of(change.player), self._set_presence(*change)) for change in changes]
+
+    def _set_presence(self, player: bytes, session: int, presence: str) -> str:
         sessions = self._presence.setdefault(player, {})
         if presence == "offline":
             sessions.pop(session, None)
@@ -86,3 +97,26 @@ class EmbeddedSessions:
         if not sessions:
             return "offline"
         return "online" if "online" in sessions.values() else "away"
+
+
+def _read_ended(connection: sqlite3.Connection, sessions: Sequence[int]) -> set[int]:
+    """Those of them that are over."""
+    asked = json_text([signed(session) for session in sessions])
+    (found,) = connection.execute(_ENDED, (asked,)).fetchone()
+    return {unsigned(session) for session in _decode_numbers(found)}
+
+
+def _read_all(
+    connection: sqlite3.Connection,
+    asked: Sequence[tuple[bytes, Sequence[bytes]]],
+    blocks: Sequence[Sequence[bytes]],
+    limit: int,
+) -> list[list[Conversation]]:
+    """Who has neither private chats nor groups, as most who are new, costs no statement."""
+    with_directs = read_who_has_directs(connection, [player for player, _ in asked])
+    return [
+        read_conversations(connection, player, groups, blocked, limit, MAX_UNREAD)
+        if groups or i in with_directs
+        else []
+        for i, ((player, groups), blocked) in enumerate(zip(asked, blocks, strict=True))
+    ]
