@@ -15,6 +15,7 @@ from chatcore.operations import Operation
 from chatcore_ext.constants import FrameType, SendFlag
 from chatcore_server import clock
 from chatcore_server.embedded.database import FILE_NAME
+from support.journal import used_journal_bytes
 from support.neighbours import Neighbours
 from support.players import player, until
 from support.raw import RawClient
@@ -117,7 +118,7 @@ async def test_a_disk_that_is_full_for_a_while(make_server: MakeServer) -> None:
         await each.client.join("room:x")
     await ann.client.send("room:x", "before")
     unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    size = (server.folder / (FILE_NAME + "-wal")).stat().st_size
+    size = used_journal_bytes(server.folder)
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size + 4096, unlimited[1]))
     raw = await RawClient.open(f"tcp://127.0.0.1:{server.port}")
     welcome = await raw.login(token=server.token("cid"), channels={"room:x": 0})

@@ -51,7 +51,7 @@ async def main(folder: Path) -> None:
     await store.open()
     writing = Writing(store)
     assert await writing.append() == 0
-    size = (folder / (FILE_NAME + "-wal")).stat().st_size
+    size = len((folder / (FILE_NAME + "-wal")).read_bytes().rstrip(b"\0"))  # in use: the file is longer
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + SPARE_BYTES, hard))
     while await writing.append() == 0:

@@ -1,6 +1,8 @@
 """The embedded store's file: what opens, what does not and what the operator is told. Real files, no server."""
 
 import asyncio
+import resource
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,15 @@ import pytest
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import Head
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore, EmbeddedStoreError
-from chatcore_server.embedded.database import APPLICATION_ID, FILE_NAME, LOCK_NAME, SCHEMA_VERSION
+from chatcore_server.embedded.database import (
+    APPLICATION_ID,
+    FILE_NAME,
+    LOCK_NAME,
+    RESERVED_BYTES,
+    SCHEMA_VERSION,
+)
 from support.backends import Sender
+from support.journal import journal_path, used_journal_bytes
 
 pytestmark = pytest.mark.asyncio
 CODE = ErrorCode.ERROR_INTERNAL
@@ -43,6 +52,43 @@ async def test_the_file_is_for_one_user_even_in_a_folder_for_all(tmp_path: Path)
     await store.close()
     assert {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME} == modes.keys()
     assert set(modes.values()) == {0o600}
+
+
+async def test_commits_do_not_make_the_journal_longer(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = EmbeddedStore(tmp_path)
+        await store.open()
+        assert journal_path(tmp_path).stat().st_size == RESERVED_BYTES
+        await Sender(store).send(b"room:x", b"hello")
+        assert 0 < used_journal_bytes(tmp_path) < RESERVED_BYTES == journal_path(tmp_path).stat().st_size
+        await store.close()
+
+
+async def test_the_journal_of_a_killed_server_is_kept(tmp_path: Path) -> None:
+    """What is only in the journal must be there again: it is no empty one to be made anew."""
+    store = EmbeddedStore(tmp_path / "data")
+    await store.open()
+    await Sender(store).send(b"room:x", b"hello")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    await store.close()
+    copy = EmbeddedStore(tmp_path / "copy")
+    await copy.open()
+    assert [entry.body for entry in await copy.history.after(b"room:x", 0, 9)] == [b"hello"]
+    await copy.close()
+
+
+async def test_a_store_opens_where_there_is_no_room_for_a_journal(tmp_path: Path) -> None:
+    await create(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVED_BYTES // 2, limits[1]))
+    try:
+        store = EmbeddedStore(tmp_path)
+        await store.open()
+        await Sender(store).send(b"room:x", b"hello")
+        assert 0 < journal_path(tmp_path).stat().st_size < RESERVED_BYTES // 2
+        await store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def refusal(folder: Path, settings: EmbeddedSettings | None = None) -> EmbeddedStoreError:
