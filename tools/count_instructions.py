@@ -2,12 +2,14 @@
 
     tools/count-instructions
     tools/count-instructions --accept --reason "..."
+    tools/count-instructions --show
 
 The work is benchmarks/instruction_workloads.py. Of each piece two counts per item: `own`, instructions in chatcore_ext
 itself, the same in every run to the last digit, on a busy machine as well; and `all`, those in libc and the interpreter
 too, which a new allocation or call of Python shows in. They belong to a compiler, a Cython and a Python, so the file
-has counts for each such toolchain, and another's are shown but not judged. Exit code 1: a count is not the stored one
-(also if it is lower: what is not accepted can be lost again); 2: nothing could be counted, and why. Measures no time.
+has counts for each such toolchain. Exit code 1: a count is not the stored one (also if it is lower: what is not
+accepted can be lost again); 2: nothing could be counted or judged, and why. So a toolchain without stored counts fails,
+or its next release would open the gate unseen; with --show it does not. Measures no time.
 """
 
 import argparse
@@ -179,6 +181,19 @@ def accepted(stored: Stored, made_by: str, counts: dict[str, Counts], reason: st
 # ---- Telling ---------------------------------------------------------------------------------------------------------
 
 
+def judge(console: Console, stored: Stored, made_by: str, counts: dict[str, Counts], *, is_only_shown: bool) -> int:
+    """Reports them; returns the exit code. Raises Unusable if there is nothing to judge by, unless `is_only_shown`."""
+    before = stored.toolchains.get(made_by)
+    code = report(console, compare(before or {}, counts), made_by, is_judged=before is not None)
+    if before is None and not is_only_shown:
+        raise Unusable(
+            "unknown-toolchain",
+            f"no counts are stored for {made_by}. If those above are right beside another toolchain's:"
+            ' tools/count-instructions --accept --reason "the first counts of this toolchain"; --show judges nothing',
+        )
+    return code
+
+
 def report(console: Console, rows: list[Row], made_by: str, *, is_judged: bool) -> int:
     """Prints all that a reader needs; returns the exit code."""
     table = Table("instructions per item", "own before", "own", "change", "all before", "all", "change", "verdict")
@@ -196,7 +211,7 @@ def report(console: Console, rows: list[Row], made_by: str, *, is_judged: bool) 
     console.print(table)
     console.print(f"Made by {made_by}. Limits: own {100 * OWN_LIMIT:.0f} %, all {100 * ALL_LIMIT:.0f} %.")
     if not is_judged:
-        console.print("No counts are stored for this toolchain: these are shown, not judged (--accept stores them).")
+        console.print("No counts are stored for this toolchain: these are shown, not judged.")
         return 0
     failed = [row for row in rows if row.verdict != "within"]
     if failed:
@@ -213,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stored", type=Path, default=STORED, help="another file than benchmarks/instructions.json")
     parser.add_argument("--json", action="store_true", help="print the counts and judge nothing")
+    parser.add_argument("--show", action="store_true", help="do not fail where no counts are stored for the toolchain")
     parser.add_argument("--accept", action="store_true", help="write the counts that are out of their limits down")
     parser.add_argument("--reason", help="with --accept: why the new counts are right; kept in the file")
     options = parser.parse_args(arguments)
@@ -231,8 +247,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"toolchain": made_by, "counts": msgspec.to_builtins(counts)}, indent=1))
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    before = stored.toolchains.get(made_by)
-    code = report(console, compare(before or {}, counts), made_by, is_judged=before is not None)
+    code = judge(console, stored, made_by, counts, is_only_shown=options.show or options.accept)
     if not options.accept:
         return code
     write(options.stored, accepted(stored, made_by, counts, reason))

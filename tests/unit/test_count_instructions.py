@@ -8,7 +8,7 @@ from rich.console import Console
 
 import count_instructions
 from acceptance import Unusable
-from count_instructions import Counts, Stored, accepted, compare, dump_counts, report
+from count_instructions import Counts, Stored, accepted, compare, dump_counts, judge
 
 # As callgrind 3.19 writes it, shortened: 1,000 in the interpreter, whose call of our module cost 130: 10 + 20 in it and
 # 100 in libc.
@@ -60,8 +60,8 @@ def verdict(own: float, everything: float) -> str:
     return rows[0].verdict
 
 
-def judged(after: dict[str, Counts], capsys: pytest.CaptureFixture[str], *, is_judged: bool = True) -> tuple[int, str]:
-    code = report(Console(width=120), compare(BEFORE, after), "gcc", is_judged=is_judged)
+def judged(after: dict[str, Counts], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = judge(Console(width=120), Stored({"gcc": BEFORE}), "gcc", after, is_only_shown=False)
     return code, capsys.readouterr().out
 
 
@@ -104,10 +104,19 @@ def test_anything_else_fails_by_name(after: dict[str, Counts], named: str, capsy
     assert "--accept --reason" in out
 
 
-def test_another_toolchain_is_shown_and_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = judged(BEFORE | {"parse": Counts(200.0, 900.0)}, capsys, is_judged=False)
-    assert code == 0
-    assert "shown, not judged" in out
+def test_another_toolchain_fails_and_is_told_how_it_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unusable, match=r"unknown-toolchain: .* clang\. .*--accept --reason"):
+        judge(Console(width=120), Stored({"gcc": BEFORE}), "clang", BEFORE, is_only_shown=False)
+    assert "route" in capsys.readouterr().out, "what would be accepted is shown"
+    stored = accepted(Stored({"gcc": BEFORE}), "clang", BEFORE, "the first counts of this toolchain")
+    assert judge(Console(width=120), stored, "clang", BEFORE, is_only_shown=False) == 0
+
+
+def test_another_toolchain_is_only_shown_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    after = BEFORE | {"parse": Counts(200.0, 900.0)}
+    assert judge(Console(width=120), Stored({"gcc": BEFORE}), "clang", after, is_only_shown=True) == 0
+    assert "shown, not judged" in capsys.readouterr().out
+    assert judge(Console(width=120), Stored({"gcc": BEFORE}), "gcc", after, is_only_shown=True) == 1
 
 
 def test_accepting_changes_only_what_is_out_of_its_limit() -> None:
