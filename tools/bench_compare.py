@@ -3,11 +3,13 @@
     tools/bench_compare.py AFTER.json              beside benchmarks/baseline.json
     tools/bench_compare.py BEFORE.json AFTER.json
     tools/bench_compare.py --accept --reason "..." AFTER.json
+    tools/bench_compare.py --part AFTER.json       of a run of chosen benchmarks (tools/run-benchmarks -k ...)
 
 A figure is a benchmark's least time per item, divided by that of the calibration of its kind in the same run
 (benchmarks/test_calibration.py): only such ratios travel between runs and machines. The least, because other processes
 can only add: medians of equal runs came apart by up to 60 % where the least times did by 10 %. Exit code 1: a benchmark
-is slower than its limit allows; 2: the input cannot be judged, and why. Runs no benchmark and reads no clock.
+is slower than its limit allows, or is gone, which would hide that it is; 2: the input cannot be judged, and why. Runs
+no benchmark and reads no clock.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from acceptance import Acceptance, Unusable, asked_reason, read, with_acceptance
 
 BASELINE = Path(__file__).resolve().parent.parent / "benchmarks" / "baseline.json"
 WIDTH = 120  # columns where there is no terminal
-STYLES = {"slower": "bold red", "unsteady": "yellow", "faster": "green", "new": "cyan", "missing": "yellow"}
+STYLES = {"slower": "bold red", "unsteady": "yellow", "faster": "green", "new": "cyan", "missing": "bold red"}
 
 
 class _Stats(msgspec.Struct):
@@ -145,11 +147,12 @@ def load_baseline(path: Path) -> Baseline:
     return baseline
 
 
-def compare(before: dict[str, float], after: dict[str, Figure]) -> list[Row]:
-    """One row per benchmark of either, by name."""
+def compare(before: dict[str, float], after: dict[str, Figure], *, is_part: bool) -> list[Row]:
+    """One row per benchmark of either, by name; of the run alone if it `is_part` of all."""
+    names = after.keys() if is_part else before.keys() | after.keys()
     return [
         Row(name, _verdict(before.get(name), after.get(name)), before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(names)
     ]
 
 
@@ -166,12 +169,12 @@ def _verdict(before: float | None, after: Figure | None) -> str:
     return "slower" if change > 1 else "faster"
 
 
-def accepted(baseline: Baseline, run: Run, reason: str, *, everything: bool) -> Baseline:
+def accepted(baseline: Baseline, run: Run, reason: str, *, everything: bool, is_part: bool) -> Baseline:
     """The baseline with the run's figures in place of those that are out of their limits, new or missing.
 
     Those within keep their old figure, or many small steps would go unseen; `everything` is for another machine.
     """
-    rows = compare(baseline.ratios, run.figures)
+    rows = compare(baseline.ratios, run.figures, is_part=is_part)
     if any(row.verdict == "unsteady" for row in rows):
         raise Unusable("unsteady", "the machine changed during the run: measure again when it is quiet")
     first = everything or not baseline.ratios
@@ -216,17 +219,20 @@ def report(console: Console, rows: list[Row], run: Run, before_python: str) -> i
         ("unsteady", "not to be judged: the machine changed more than they did; measure again"),
         ("faster", "faster beyond their limit: accept the gain (--accept), or it can be lost again unseen"),
         ("new", "not in the runs before"),
-        ("missing", "no longer there"),
+        ("missing", "no longer there: accept that (--accept), or run all; --part is for chosen ones"),
     ):
         if names := [row.name for row in rows if row.verdict == verdict]:
             console.print(f"{len(names)} {words}: {', '.join(names)}", markup=False, highlight=False)
     verdicts = {row.verdict for row in rows}
-    return 1 if "slower" in verdicts else 2 if "unsteady" in verdicts else 0
+    return 1 if verdicts & {"slower", "missing"} else 2 if "unsteady" in verdicts else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="one or two files of `make bench`")
+    parser.add_argument(
+        "--part", action="store_true", help="the run is one of chosen benchmarks: the others are not gone"
+    )
     parser.add_argument("--baseline", type=Path, default=BASELINE)
     parser.add_argument("--accept", action="store_true", help="write the figures that are out of their limits down")
     parser.add_argument("--all", action="store_true", help="with --accept: all figures; for another machine")
@@ -235,28 +241,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.runs) > 2 or (options.accept and len(options.runs) != 1):
         parser.error("two runs are compared, or one with the baseline; one is accepted")
     try:
-        return _accept(options) if options.accept else _compare(options.runs, options.baseline)
+        return _accept(options) if options.accept else _compare(options)
     except Unusable as problem:
         print(f"bench_compare: {problem}", file=sys.stderr)
         return 2
 
 
-def _compare(runs: list[Path], baseline_path: Path) -> int:
-    after = load_run(runs[-1])
-    if len(runs) == 2:
-        before = load_run(runs[0])
+def _compare(options: argparse.Namespace) -> int:
+    after = load_run(options.runs[-1])
+    if len(options.runs) == 2:
+        before = load_run(options.runs[0])
         ratios, python = {name: figure.ratio for name, figure in before.figures.items()}, before.python
     else:
-        baseline = load_baseline(baseline_path)
+        baseline = load_baseline(options.baseline)
         ratios, python = baseline.ratios, baseline.python
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    return report(console, compare(ratios, after.figures), after, python)
+    return report(console, compare(ratios, after.figures, is_part=options.part), after, python)
 
 
 def _accept(options: argparse.Namespace) -> int:
     reason = asked_reason(options.reason)
     before = load_baseline(options.baseline) if options.baseline.exists() else Baseline()
-    write(options.baseline, accepted(before, load_run(options.runs[0]), reason, everything=options.all))
+    run = load_run(options.runs[0])
+    write(options.baseline, accepted(before, run, reason, everything=options.all, is_part=options.part))
     print(f"accepted into {options.baseline}")
     return 0
 

@@ -67,13 +67,18 @@ def slow_down(run: Run, factor: float, part: str = "") -> Run:
     return slower
 
 
+def without(run: Run, part: str) -> Run:
+    """A copy without the benchmarks whose name contains `part`."""
+    return run | {"benchmarks": [benchmark for benchmark in run["benchmarks"] if part not in benchmark["name"]]}
+
+
 def saved(folder: Path, name: str, run: Run) -> str:
     (folder / name).write_text(json.dumps(run))
     return str(folder / name)
 
 
-def compared(folder: Path, before: Run, after: Run) -> int:
-    return bench_compare.main([saved(folder, "before.json", before), saved(folder, "after.json", after)])
+def compared(folder: Path, before: Run, after: Run, *options: str) -> int:
+    return bench_compare.main([saved(folder, "before.json", before), saved(folder, "after.json", after), *options])
 
 
 def test_calibrations_stand_at_both_ends_and_in_the_middle(run: Run) -> None:
@@ -114,14 +119,30 @@ def test_a_gain_is_told_and_fails_nothing(run: Run, tmp_path: Path, capsys: pyte
     assert "1 faster beyond their limit" in capsys.readouterr().out
 
 
-def test_new_and_missing_are_named(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_and_missing_are_named_and_a_renamed_one_fails(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     renamed = copy.deepcopy(run)
     for benchmark in renamed["benchmarks"]:
         benchmark["fullname"] = benchmark["fullname"].replace("test_parse", "test_read")
-    assert compared(tmp_path, run, renamed) == 0
+    assert compared(tmp_path, run, renamed) == 1
     out = capsys.readouterr().out
     assert "1 not in the runs before: test_three.py::test_read" in out
-    assert "1 no longer there: test_three.py::test_parse" in out
+    assert "1 no longer there" in out
+    assert out.rstrip().endswith("test_three.py::test_parse")
+
+
+def test_a_new_benchmark_fails_nothing(run: Run, tmp_path: Path) -> None:
+    assert compared(tmp_path, without(run, "test_parse"), run) == 0
+
+
+def test_a_part_is_compared_without_the_others(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = without(run, "test_parse")
+    assert compared(tmp_path, run, part) == 1
+    capsys.readouterr()
+    assert compared(tmp_path, run, part, "--part") == 0
+    assert "test_parse" not in capsys.readouterr().out
+    assert compared(tmp_path, run, slow_down(part, 1.3, "test_route"), "--part") == 1
 
 
 def test_a_machine_that_drifts_makes_no_regression(
@@ -164,7 +185,7 @@ def test_an_impossible_time(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_without_calibration(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run["benchmarks"] = [benchmark for benchmark in run["benchmarks"] if "calibration" not in benchmark["name"]]
+    run = without(run, "calibration")
     assert compared(tmp_path, run, run) == 2
     assert "bench_compare: no-calibration: " in capsys.readouterr().err
 
@@ -217,6 +238,23 @@ def test_only_what_is_out_of_its_limit_is_accepted(run: Run, tmp_path: Path) -> 
     assert accept(tmp_path, slower, "--reason", "again") == 2
     assert accept(tmp_path, slower, "--all", "--reason", "another machine") == 0
     assert list(stored(tmp_path)["ratios"].values()) == pytest.approx([20, 2, 33])
+
+
+def test_a_missing_benchmark_fails_until_that_is_accepted(run: Run, tmp_path: Path) -> None:
+    accept(tmp_path, run, "--reason", "first")
+    fewer = without(run, "test_parse")
+    assert beside_baseline(tmp_path, fewer) == 1
+    assert accept(tmp_path, fewer, "--part", "--reason", "a part takes nothing away") == 2
+    assert accept(tmp_path, fewer, "--reason", "nothing parses any more") == 0
+    assert stored(tmp_path)["accepted"][-1]["changed"] == ["test_three.py::test_parse"]
+    assert beside_baseline(tmp_path, fewer) == 0
+
+
+def test_a_part_is_accepted_beside_the_others(run: Run, tmp_path: Path) -> None:
+    accept(tmp_path, run, "--reason", "first")
+    part = slow_down(without(run, "test_parse"), 2, "test_route")
+    assert accept(tmp_path, part, "--part", "--reason", "routes are checked") == 0
+    assert list(stored(tmp_path)["ratios"].values()) == pytest.approx([20, 1, 60])
 
 
 def test_a_drifting_run_is_not_accepted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
