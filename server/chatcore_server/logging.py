@@ -3,12 +3,29 @@
 Standard output belongs to the ready line alone.
 """
 
+import contextlib
 import logging
 import sys
 from typing import TextIO
 
 import msgspec
 import structlog
+
+class _Lines:
+    """Where lines are printed. One that cannot be is lost: what has no room or no reader for its log serves on, and a
+    call that logs never raises.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = exception = critical = msg
+
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -30,7 +47,7 @@ def configure_logging(level: str = "info", form: str = "auto", stream: TextIO | 
             *(_as_text(stream) if is_text else _as_json()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(file=stream),
+        logger_factory=lambda *_: _Lines(stream),
         # A cached logger would keep its level for ever. Making one for each line is cheap beside writing the line.
         cache_logger_on_first_use=False,
     )

@@ -268,3 +268,21 @@ async def test_closing_answers_everybody(tmp_path: Path) -> None:
     assert await asyncio.gather(*changes) == [None] * 20
     left = set(threading.enumerate()) - set(others)
     assert not [thread for thread in left if thread.name.startswith("chatcore-")]
+
+
+async def test_a_defect_costs_its_batch_only(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows how far it came, so it is uncertain; whoever sends again gets the truth."""
+
+    def fail(placed: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a defect")
+
+    sender = Sender(store)
+    value = sender.record(b"twice")
+    monkeypatch.setattr(store._writer._log, "committed", fail)
+    lost = await sender.outcome(sender.append(b"room:x", value))
+    assert (lost.code, lost.uncertain) == (ErrorCode.ERROR_LOG_UNAVAILABLE, True)
+    again = await sender.outcome(sender.append(b"room:x", value))
+    assert again.code == 0
+    assert [entry.body for entry in await store.history.after(b"room:x", 0, 9)] == [b"twice"]
+    assert await store.history.find(b"room:x", sender.session, 1) != again.offset

@@ -168,7 +168,7 @@ class Writer:
         while going:
             batch, going = self._take()
             if batch.appends or batch.changes:
-                self._tell(self._write(batch))
+                self._tell(self._write_in_any_case(batch))
             self._trim_if_due()
         self._connection.close()
 
@@ -195,6 +195,16 @@ class Writer:
         except Empty:
             pass
         return _Batch(appends, changes, n_bytes), True
+
+    def _write_in_any_case(self, batch: _Batch) -> Report:
+        """A defect costs its batch, never the thread on which everything durable hangs."""
+        try:
+            return self._write(batch)
+        except Exception:
+            logger.exception("log_writer_failed")
+            self._roll_back()
+            self._log.discard()
+            return self._failed(batch, uncertain=True)
 
     def _write(self, batch: _Batch) -> Report:
         """All of the batch or nothing of it, durable when this returns."""
@@ -288,7 +298,7 @@ class Writer:
             self._connection.execute("BEGIN IMMEDIATE")
             more = self._retention.step(self._connection, self._log.now(), self._clock())
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
             self._roll_back()
             logger.error("log_trim_failed", reason=str(error))
         # With more to do the next step comes right after the next batch, or at once when there is none.
