@@ -10,6 +10,7 @@ from chatcore_ext.constants cimport (
     HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, MAX_UNACKED_SENDS, PING_SIZE, PROTOCOL_VERSION,
     RECORD_MESSAGE, REQUEST_PREFIX_SIZE, SEND_RESEND, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
 )
+from chatcore_ext.deadlines cimport set_deadline
 from chatcore_ext.error_codes cimport (
     ERROR_BAD_SEQ, ERROR_BODY_TOO_LARGE, ERROR_MALFORMED_FRAME, ERROR_NOT_ALLOWED, ERROR_NOT_JOINED,
     ERROR_OVERLOADED, ERROR_RATE_LIMITED, ERROR_UNEXPECTED_FRAME, ERROR_UNKNOWN_FRAME, ERROR_UNSUPPORTED_VERSION,
@@ -142,6 +143,7 @@ cdef void on_hello(HubState* hub, Connection* connection, const uint8_t* body, s
     memcpy(event.data, body + HELLO_PREFIX_SIZE, event.size)
     connection.state = STATE_GREETING
     connection.was_greeted = True
+    set_deadline(hub, connection)  # it may come before HELLO's would have
 
 
 cdef void on_request(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:

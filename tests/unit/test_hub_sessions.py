@@ -45,6 +45,19 @@ def test_attach_refuses_nonsense(world: World) -> None:
     assert world.hub.session(other.handle) == (5, b"bob")
 
 
+def test_a_heartbeat_may_be_shorter_than_the_time_for_hello() -> None:
+    with World("socket", hello_timeout_ms=60_000, heartbeat_timeout_ms=2_000) as world:
+        peer = world.login(b"ann", 1)
+        world.pass_time(1_900)
+        assert not peer.closed
+        peer.send(encode_ping())
+        world.pump()
+        world.pass_time(1_900)
+        assert world.take(EVENT_DISCONNECTED) == []
+        world.pass_time(400)
+        assert [event[3] for event in world.take(EVENT_DISCONNECTED)] == [ErrorCode.ERROR_HEARTBEAT_TIMEOUT]
+
+
 def test_session_survives_its_connection_for_the_grace(world: World) -> None:
     peer = world.login(b"ann", 1)
     world.join(peer, ROOM)
