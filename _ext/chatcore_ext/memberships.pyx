@@ -47,6 +47,8 @@ cdef class Memberships(Tracing):
         session = <Session*>table_get(&self.state.routing.sessions, session_id)
         if session == NULL:
             session = session_new(&self.state.routing, session_id, player)
+            # After a restart, or from another server: its readers drop what is far below, so it must be refused here.
+            session.highest_seq = self.view.replay.highest_of(session_id)
             if session.player.n_sessions == 1:
                 bucket_init(
                     &session.player.frames, self.state.limits.player_frame_burst, <long long>self.state.now_ms

@@ -52,5 +52,7 @@ cdef class ReplayWindow:
 
     # 1: first copy, or session 0. 0: a later copy. MemoryError (nothing was taken in), ValueError (partition).
     cdef int admit_copy(self, uint32_t partition, uint64_t session, uint64_t seq, uint64_t time) except -1
+    # The highest seq of the session in any partition, as far as it is remembered; 0: none is.
+    cdef uint64_t highest_of(self, uint64_t session) noexcept
     cdef uint64_t count_windows(self) noexcept
     cdef int add_partitions(self, uint32_t partition) except -1

@@ -17,6 +17,8 @@ class ReplayWindow:
         session's highest seq. Session 0 (the servers' own) is never a copy.
 
         Raises ValueError for a partition over 65,535."""
+    def highest(self, session: int) -> int:
+        """The highest seq of the session in any partition, as far as it is remembered: replay_ms at most. 0: none."""
     @property
     def window_ms(self) -> int: ...
     @property

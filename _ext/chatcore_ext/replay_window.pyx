@@ -134,6 +134,25 @@ cdef class ReplayWindow:
     def admit(self, uint64_t session, uint32_t partition, uint64_t seq, uint64_t time) -> bool:
         return self.admit_copy(partition, session, seq, time) == 1
 
+    def highest(self, uint64_t session) -> int:
+        return self.highest_of(session)
+
+    cdef uint64_t highest_of(self, uint64_t session) noexcept:
+        cdef:
+            uint64_t highest = 0
+            uint32_t partition
+            const Window* window
+        if session == 0:
+            return 0
+        for partition in range(self.n_partitions):
+            window = find_window(&self.partitions[partition].previous, session)
+            if window != NULL:
+                highest = max(highest, window.highest)
+            window = find_window(&self.partitions[partition].current, session)
+            if window != NULL:
+                highest = max(highest, window.highest)
+        return highest
+
     cdef int admit_copy(self, uint32_t partition, uint64_t session, uint64_t seq, uint64_t time) except -1:
         cdef:
             PartitionWindows* windows

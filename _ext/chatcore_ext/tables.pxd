@@ -117,7 +117,7 @@ cdef struct Session:
     Session* next              # of the same player
     Session* previous
     Session* next_expired
-    unsigned long long highest_seq  # of the sends taken here; 0 after a resume from elsewhere
+    unsigned long long highest_seq  # of the sends taken here, and those that the log has told of
     Deadline deadline          # of the grace: set while detached
 
 

@@ -12,8 +12,11 @@ import pytest
 
 from chatcore.errors import ChatError
 from chatcore.events import Connected
+from chatcore.operations import Operation
+from chatcore_ext.constants import MAX_UNACKED_SENDS
 from chatcore_server.embedded.database import FILE_NAME
 from support.players import Player, player, until
+from support.raw import RawClient
 from support.servers import ServerProcess
 
 pytestmark = pytest.mark.asyncio
@@ -185,3 +188,30 @@ async def test_the_deadline_holds_even_if_the_disk_does_not_answer(make_server: 
     await server.start()
     assert (await sending).id  # and the client carries on
     await ann.close()
+
+
+async def test_a_seq_that_goes_backwards_after_a_restart_is_refused(make_server: MakeServer) -> None:
+    """Every reader of the log passes over what is far below a session's highest seq, so no ACK may tell of it."""
+    server = make_server()
+    await server.start()
+    raw = await RawClient.open(f"tcp://127.0.0.1:{server.port}")
+    welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
+    raw.send(2000, welcome["channels"]["room:x"][0], b"last")
+    _, last, _ = await raw.ack()
+    await server.kill()
+    await raw.close()
+    await server.start()
+    raw = await RawClient.open(f"tcp://127.0.0.1:{server.port}")
+    welcome = await raw.login(ticket=welcome["ticket"], channels={"room:x": last})
+    assert welcome["resumed"]
+    number = welcome["channels"]["room:x"][0]
+    for seq in (5, 2000 - MAX_UNACKED_SENDS):
+        raw.send(seq, number, b"far below")
+        assert (await raw.refusal())[:2] == (seq, "bad_seq")
+    raw.send(2000, number, b"sent again, without saying so")
+    assert (await raw.ack())[:2] == (2000, last)
+    raw.send(2001, number, b"next")
+    _, after, _ = await raw.ack()
+    history = await raw.request(Operation.SYNC, channel="room:x", after=0)
+    assert [entry[0] for entry in history["entries"]] == [last, after]
+    await raw.close()

@@ -48,6 +48,11 @@ class WindowMachine(RuleBasedStateMachine):
         self.time += elapsed
 
     @invariant()
+    def same_highest(self) -> None:
+        for session in (0, 1, 2, 3, 2**64 - 1):
+            assert self.window.highest(session) == self.model.highest(session)
+
+    @invariant()
     def same_size(self) -> None:
         assert self.window.n_entries == self.model.n_entries()
 

@@ -23,6 +23,14 @@ class ReplayModel:
         seqs = [record[2] for record in records if record[:2] == (generation, session)]
         return bool(seqs) and (seq in seqs or max(seqs) - seq >= REACH)
 
+    def highest(self, session: int) -> int:
+        """Of the current and the previous generation of each partition."""
+        seqs = [0]
+        for records in self.records.values():
+            newest = max(record[0] for record in records)
+            seqs += [record[2] for record in records if record[0] >= newest - 1 and record[1] == session != 0]
+        return max(seqs)
+
     def n_entries(self) -> int:
         """Windows of the current and the previous generation of each partition."""
         live = set[tuple[int, int, int]]()
