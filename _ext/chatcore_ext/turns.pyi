@@ -119,6 +119,8 @@ class Turns:
         One connection too many is told so and closed, as if accepted. 0: far too many; the caller drops it."""
     def is_known(self, connection: int) -> bool:
         """False: it is gone, or closing."""
+    def is_ready(self, connection: int) -> bool:
+        """It has a session: `attach` has been called, and it is not closing."""
     def receive(self, connection: int, data: bytes | bytearray | memoryview) -> None: ...
     def close_transport(self, connection: int) -> None:
         """The transport has lost its connection (harmless if the hub closed it)."""

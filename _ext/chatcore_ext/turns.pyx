@@ -494,6 +494,9 @@ cdef class Turns:
     def is_known(self, unsigned long long connection):
         return self.known(connection) != NULL
 
+    def is_ready(self, unsigned long long connection):
+        return self.ready(connection) != NULL
+
     def receive(self, unsigned long long connection, data not None):
         cdef Py_buffer view
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)

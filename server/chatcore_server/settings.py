@@ -11,7 +11,7 @@ from chatcore_ext import constants
 from chatcore_server.embedded.settings import EmbeddedSettings
 from chatcore_server.setting import Choice, Count, Duration, Networks, Size, Switch, Table, Text, Texts
 
-_MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
+MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
 _MAX_PORT = 65_535
 
 
@@ -118,7 +118,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     accepts_per_second: Annotated[
         int, Count(is_live=True, about="New connections of one address, in the long run.")
     ] = constants.DEFAULT_ACCEPTS_PER_SECOND
-    accept_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
+    accept_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = (
         constants.DEFAULT_ACCEPT_BURST
     )
     # One is hopeless for guessing, and players' clients stop by themselves.
@@ -129,7 +129,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         ),
     ] = 1
     # A carrier's address at the moment when a game's tokens expire.
-    failed_login_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 100
+    failed_login_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 100
     unlimited_addresses: Annotated[
         tuple[str, ...],
         Networks(
@@ -146,13 +146,13 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     frames_per_second: Annotated[int, Count(is_live=True, about="Frames of one connection, in the long run.")] = (
         constants.DEFAULT_FRAMES_PER_SECOND
     )
-    frame_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
+    frame_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = (
         constants.DEFAULT_FRAME_BURST
     )
     player_frames_per_second: Annotated[
         int, Count(is_live=True, about="Frames of all devices of a player together; at least that of one.")
     ] = 3 * constants.DEFAULT_FRAMES_PER_SECOND
-    player_frame_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = (
+    player_frame_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = (
         3 * constants.DEFAULT_FRAME_BURST
     )
     player_bytes_per_second: Annotated[
@@ -162,16 +162,16 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         ),
     ] = 0
     player_byte_burst: Annotated[
-        int, Size(is_live=True, lowest=0, highest=_MAX_BURST, about="And at once; 0: as above.")
+        int, Size(is_live=True, lowest=0, highest=MAX_BURST, about="And at once; 0: as above.")
     ] = 0
     joins_per_second: Annotated[int, Count(is_live=True, about="Joins of one player, in the long run.")] = 50
     # A player with a few devices, all of which join what they can.
-    join_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 1_000
+    join_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 1_000
     # Each costs the verification of a signature; one an hour is usual.
     refreshes_per_second: Annotated[
         int, Count(is_live=True, about="New tokens for running sessions of one player.")
     ] = 1
-    refresh_burst: Annotated[int, Count(is_live=True, highest=_MAX_BURST, about="And at once.")] = 10
+    refresh_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 10
     hello_timeout_ms: Annotated[int, Duration(is_live=True, about="From accept to HELLO.")] = (
         constants.DEFAULT_HELLO_TIMEOUT_MS
     )

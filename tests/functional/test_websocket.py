@@ -19,6 +19,7 @@ from chatcore import Client, ConnectionLost
 from chatcore.websocket import MESSAGE_BYTES
 from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import encode_frame, encode_hello
+from chatcore_server.doors.websocket import FREE_FRAMES
 from support.certificates import client_context, write_server_certificate
 from support.players import until
 from support.raw import RawClient
@@ -140,17 +141,78 @@ async def test_errors_of_the_protocol_come_in_its_own_words(server: LocalServer,
     assert stream.websocket.close_code == 1000
 
 
-async def test_a_flood_of_pings(start_server: StartServer, open_socket: OpenSocket) -> None:
+@pytest.mark.parametrize("payload", [b"", b"c"], ids=["empty", "one byte"])
+async def test_a_flood_of_messages_before_the_login(payload: bytes, server: LocalServer, knock: Any) -> None:
+    peer = await knock(server)
+    peer.writer.write(request())
+    assert await peer.answer() == 101
+    head = encode_hello(1, bytes(4000))[:4]  # of a frame that never becomes whole
+    peer.writer.write(masked(0x82, head) + masked(0x82, payload) * 10_000)
+    async with asyncio.timeout(DEADLINE_S):
+        await peer.reader.readuntil(b"rate_limited")
+    assert counted(server, "closed_rate_limited") == 1
+    assert counted(server, "bytes_received") <= len(head) + FREE_FRAMES
+
+
+async def test_a_hello_in_fragments(server: LocalServer, knock: Any) -> None:
+    peer = await knock(server)
+    peer.writer.write(request())
+    assert await peer.answer() == 101
+    hello = encode_hello(1, msgspec.msgpack.encode({"token": server.token("ann")}))
+    size = len(hello) // (FREE_FRAMES - 1)
+    pieces = [hello[start : start + size] for start in range(0, len(hello), size)]
+    pieces[FREE_FRAMES - 1 :] = [b"".join(pieces[FREE_FRAMES - 1 :])]
+    peer.writer.write(b"".join(masked(0x02 if i == 0 else 0x00, piece) for i, piece in enumerate(pieces[:-1])))
+    peer.writer.write(masked(0x80, pieces[-1]))
+    async with asyncio.timeout(DEADLINE_S):
+        await peer.reader.readuntil(b"chatcore")  # in WELCOME
+
+
+@pytest.mark.parametrize("kind", ["ping", "empty", "one byte"])
+async def test_a_flood_of_messages(kind: str, start_server: StartServer, open_socket: OpenSocket) -> None:
     server = start_server(limits={"frames_per_second": 1, "frame_burst": 20})
     stream = await open_socket(server)
     ann = RawClient(stream, stream)
     await ann.login(token=server.token("ann"))
-    for _ in range(20):
-        await stream.websocket.ping()
     with contextlib.suppress(ConnectionError):
-        for _ in range(5):
-            await stream.websocket.send_bytes(b"")
+        for i in range(FREE_FRAMES + 20 * 5 + 30):
+            if kind == "ping":
+                await stream.websocket.ping()
+            else:
+                # PINGs of the chat protocol, a byte a message: not half of what their own limit takes.
+                ping = encode_frame(FrameType.FRAME_PING, bytes(8))
+                await stream.websocket.send_bytes(b"" if kind == "empty" else ping[i % 12 :][:1])
     assert await ann.closed_by() == "rate_limited"
+
+
+async def test_frames_in_fragments_meet_their_own_limit_alone(start_server: StartServer, knock: Any) -> None:
+    """One message for each frame, in four fragments, as fast as a client may send at all: none is one too many."""
+    server = start_server(limits={"frames_per_second": 1, "frame_burst": 100})
+    peer = await knock(server)
+    peer.writer.write(request())
+    assert await peer.answer() == 101
+    peer.writer.write(masked(0x82, encode_hello(1, msgspec.msgpack.encode({"token": server.token("ann")}))))
+    async with asyncio.timeout(DEADLINE_S):
+        await peer.reader.readuntil(b"chatcore")
+        for number in range(100):
+            ping = encode_frame(FrameType.FRAME_PING, b"%08d" % number)
+            peer.writer.write(masked(0x02, ping[:1]) + masked(0x00, ping[1:6]) + masked(0x00, ping[6:7]))
+            peer.writer.write(masked(0x80, ping[7:]))
+        await peer.reader.readuntil(b"%08d" % 99)
+
+
+async def test_who_is_closed_may_not_flood_either(server: LocalServer, knock: Any) -> None:
+    """What is still read of it is read no more, whatever it was closed for."""
+    peer = await knock(server)
+    peer.writer.write(request())
+    assert await peer.answer() == 101
+    peer.writer.write(masked(0x82, encode_frame(FrameType.FRAME_PING, bytes(8))))
+    async with asyncio.timeout(DEADLINE_S):
+        await peer.reader.readuntil(b"unexpected_frame")
+    pings = masked(0x89, b"") * 10_000
+    peer.writer.write(pings)
+    assert (await peer.rest()).count(b"\x8a\0") <= FREE_FRAMES + 100  # pongs: those of a piece and no more
+    await until(lambda: counted(server, "connections_closing") == 0)
 
 
 # ---- Bytes that no client sends --------------------------------------------------------------------------------------
@@ -302,6 +364,8 @@ async def test_who_asks_for_pongs_and_takes_none(start_server: StartServer, knoc
     peer = await knock(server)
     peer.writer.write(request())
     assert await peer.answer() == 101
+    peer.writer.write(masked(0x82, encode_hello(1, msgspec.msgpack.encode({"token": server.token("ann")}))))
+    await asyncio.wait_for(peer.reader.readuntil(b"chatcore"), DEADLINE_S)  # in WELCOME
     peer.writer.transport.pause_reading()
     pings = masked(0x89, bytes(125)) * 500
     while counted(server, "closed_slow_receiver") == 0:

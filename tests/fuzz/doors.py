@@ -15,7 +15,7 @@ from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import encode_frame, encode_hello
 from chatcore_ext.hub import EVENT_HELLO
 from chatcore_server.doors.proxy_protocol import SIGNATURE, ProxyHeaderError, read_header
-from chatcore_server.doors.websocket import WebSocketDoor, WebSocketLink
+from chatcore_server.doors.websocket import FREE_FRAMES, WebSocketDoor, WebSocketLink
 from chatcore_server.settings import LimitSettings, WebSocketSettings
 from fuzz.reading import Reader
 from support.hub_world import MemoryTransport, World
@@ -96,6 +96,9 @@ class _Transport(MemoryTransport):
         if not self.ending:
             super().write(data)
 
+    def pause_reading(self) -> None:
+        self.ending = True  # nothing more is sent to it
+
 
 def _websocket_noise(read: Reader) -> None:
     with World() as world:
@@ -108,7 +111,8 @@ def _websocket_noise(read: Reader) -> None:
 
 
 def _websocket(read: Reader) -> None:
-    """Whole messages, cut and fragmented at will: the hub sees their payloads one after the other."""
+    """Whole messages, cut and fragmented as a client may before its login: the hub sees their payloads one after the
+    other."""
     with World(frame_burst=10_000) as world:
         browser = _Browser(world)
         browser.send(HANDSHAKE + b"\r\n")
@@ -124,10 +128,10 @@ def _websocket(read: Reader) -> None:
 
 
 def _messages(read: Reader, stream: bytes) -> list[bytes]:
-    frames = []
+    frames: list[bytes] = []
     opcode = Opcode.BINARY
     while stream:
-        size = read.number() or 4096
+        size = read.number() or 4096 if len(frames) < FREE_FRAMES - 3 else len(stream)
         piece, stream = stream[:size], stream[size:]
         is_last = not stream or bool(read.below(2))
         frames.append(Frame(opcode, piece, is_last).serialize(mask=True))

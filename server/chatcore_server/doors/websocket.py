@@ -7,7 +7,6 @@ frame of the chat protocol, and never keeps bytes that the hub could hold under 
 import asyncio
 import http
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -18,15 +17,18 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
-from chatcore_ext.constants import HEADER_SIZE, TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER
+from chatcore_ext.constants import EXCESS_FACTOR, HEADER_SIZE, TRANSPORT_HIGH_WATER, TRANSPORT_LOW_WATER
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.hub import Hub
 from chatcore_ext.token_bucket import TokenBucket
-from chatcore_server.settings import LimitSettings, WebSocketSettings
+from chatcore_server.buckets import monotonic_ms
+from chatcore_server.settings import MAX_BURST, LimitSettings, WebSocketSettings
 
 MIN_MESSAGE_BYTES = 4096  # that every client may send in one message, whatever limits.frame_bytes is
 _MAX_HANDSHAKE_BYTES = 16_384  # of the HTTP request: a browser's cookies for the site fit
 _MAX_PONGS_UNSENT = 16  # to a client that asks for them and does not read
+FREE_FRAMES = 64  # of the WebSocket, and all that there are before the login: a HELLO in small fragments fits
+_PIECE_BYTES = 512  # of input that are parsed at once: the 85 frames that fit are parsed before one is counted
 _HAS_PAYLOAD = (Opcode.BINARY, Opcode.CONT)
 # What the library would tell of each connection is told by the counters.
 _silent = logging.getLogger("chatcore.websocket")
@@ -47,8 +49,10 @@ class WebSocketDoor:
 
     def take_settings(self, settings: WebSocketSettings, limits: LimitSettings) -> None:
         """For those who come in from now on."""
-        self.frames_per_second = limits.frames_per_second
-        self.frame_burst = limits.frame_burst
+        # As many as there may be frames of the chat protocol before the hub closes the connection: one message for
+        # each, or each in a few fragments, never comes to this.
+        self.frames_per_second = limits.frames_per_second * (1 + EXCESS_FACTOR)
+        self.frame_burst = min(limits.frame_burst * (1 + EXCESS_FACTOR), MAX_BURST)
         self.origins = _allowed(settings.origins)
 
     def new_link(self, peer_address: str) -> "WebSocketLink":
@@ -80,7 +84,9 @@ class WebSocketLink(asyncio.Protocol):
         self._is_paused = False
         self._n_handshake_bytes = 0
         self._n_pongs_unsent = 0
-        self._bucket: TokenBucket | None = None
+        self._n_free_frames = FREE_FRAMES
+        self._bucket: TokenBucket | None = None  # for those after them
+        self._is_flooding = False
 
     @property
     def connection(self) -> int:
@@ -108,12 +114,15 @@ class WebSocketLink(asyncio.Protocol):
         protocol = self._protocol
         if protocol.state is State.CONNECTING and not self._is_handshake_small(len(data)):
             return
-        protocol.receive_data(data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                self._take(event)
-            elif isinstance(event, Request):
-                self._answer(event)
+        for start in range(0, len(data), _PIECE_BYTES):
+            protocol.receive_data(data[start : start + _PIECE_BYTES])
+            for event in protocol.events_received():
+                if isinstance(event, Frame):
+                    self._take(event)
+                elif isinstance(event, Request):
+                    self._answer(event)
+            if self._is_flooding:
+                break
         self._send_queued()
         if protocol.parser_exc is not None:
             is_too_large = isinstance(protocol.parser_exc, PayloadTooBig)
@@ -191,27 +200,39 @@ class WebSocketLink(asyncio.Protocol):
     # ---- Frames ------------------------------------------------------------------------------------------------------
 
     def _take(self, frame: Frame) -> None:
-        if self._is_closed:
+        if not self._take_token() or self._is_closed:
             return
         if frame.opcode in _HAS_PAYLOAD and frame.data:
             self._hub.receive(self._handle, frame.data)
         elif frame.opcode is Opcode.TEXT:
             self._protocol.fail(CloseCode.UNSUPPORTED_DATA, "malformed_frame: the protocol is binary")
             self._end(ErrorCode.ERROR_MALFORMED_FRAME)
-        elif frame.opcode is not Opcode.CLOSE:
-            self._take_idle_frame(frame)
-
-    def _take_idle_frame(self, frame: Frame) -> None:
-        """One that brings the hub nothing, and so passes its limits by: it has the same here."""
-        now = time.monotonic_ns() // 1_000_000
-        if self._bucket is None:
-            self._bucket = TokenBucket(self._door.frames_per_second, self._door.frame_burst, now)
-        if self._bucket.take(now):
-            self._end(ErrorCode.ERROR_RATE_LIMITED)
-        if frame.opcode is Opcode.PING and self._is_paused:
+        elif frame.opcode is Opcode.PING and self._is_paused:
             self._n_pongs_unsent += 1
             if self._n_pongs_unsent > _MAX_PONGS_UNSENT:
                 self._end(ErrorCode.ERROR_SLOW_RECEIVER)
+
+    def _take_token(self) -> bool:
+        """For one frame, which costs much more than its bytes: the hub's limits know only whole frames of the chat
+        protocol. False: it is one too many, and nothing more is read; a connection that is closing may not flood
+        either."""
+        if self._n_free_frames:
+            self._n_free_frames -= 1
+            return True
+        now = monotonic_ms()
+        wait = 0
+        if self._bucket is None and self._hub.is_ready(self._handle):
+            self._bucket = TokenBucket(self._door.frames_per_second, self._door.frame_burst, now)
+        if self._bucket is not None:
+            wait = self._bucket.take(now)
+            if wait == 0:
+                return True
+        if not self._is_flooding:
+            self._is_flooding = True
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._end(ErrorCode.ERROR_RATE_LIMITED, wait)
+        return False
 
     # ---- Sending -----------------------------------------------------------------------------------------------------
 
@@ -228,8 +249,8 @@ class WebSocketLink(asyncio.Protocol):
             else:
                 transport.close()
 
-    def _end(self, code: ErrorCode) -> None:
+    def _end(self, code: ErrorCode, retry_after_ms: int = 0) -> None:
         """Of the connection, for the hub (the first code counts); what is to be said of it in WebSocket's own words is
         queued already."""
         self._send_queued()
-        self._hub.close_connection(self._handle, code)
+        self._hub.close_connection(self._handle, code, retry_after_ms=retry_after_ms)
