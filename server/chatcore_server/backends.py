@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol
 
 from chatcore_ext.error_codes import ErrorCode
 
+# Bytes of a history entry beside its sender and its body, in an answer, at most: four integers, flags, MessagePack.
+ENTRY_OVERHEAD = 48
+
 
 class BackendUnavailable(Exception):
     """A backend did not answer, or not in time. `code` is what the client is told."""
@@ -93,6 +96,13 @@ class HistoryEntry(NamedTuple):
     body: bytes
 
 
+class HistoryPage(NamedTuple):
+    """`more`: there are others beyond these, in the direction that was asked for."""
+
+    entries: list[HistoryEntry]
+    more: bool
+
+
 class Head(NamedTuple):
     """A channel's last message; id 0 and hash 0: it has none. `time` is the log's."""
 
@@ -105,11 +115,12 @@ class History(Protocol):
     """What was said, by channel. May lag behind the log; says nothing of what the log does not hold."""
 
     async def heads(self, channels: Sequence[bytes]) -> list[Head]: ...
-    async def after(self, channel: bytes, after: int, limit: int) -> list[HistoryEntry]:
-        """The first `limit` entries with id > after, ascending."""
+    async def after(self, channel: bytes, after: int, limit: int, size: int) -> HistoryPage:
+        """The first entries with id > after, ascending: as many as fit into `size` bytes, but one at least and `limit`
+        at most. Each takes its sender, its body and ENTRY_OVERHEAD. Reads little more than that: many ask."""
 
-    async def before(self, channel: bytes, before: int, limit: int) -> list[HistoryEntry]:
-        """The last `limit` entries with id < before, ascending."""
+    async def before(self, channel: bytes, before: int, limit: int, size: int) -> HistoryPage:
+        """The last entries with id < before, ascending; as many as `after` says."""
 
     async def find(self, channel: bytes, session: int, seq: int) -> int:
         """The id of the first copy of this send, 0 if history does not have it (yet)."""

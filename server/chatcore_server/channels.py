@@ -35,7 +35,6 @@ from chatcore_server.ticket_keeper import TicketKeeper
 
 MAX_SYNC = 500  # entries in one answer (docs/protocol.md)
 _MAX_ID = (1 << 63) - 1  # ids are the log's offsets: no log has more
-_ENTRY_OVERHEAD = 100  # bytes of an entry beside its body, at most
 DIRECTS_BEYOND = 1  # channels over limits.channels: a place that rooms and groups cannot take from private chats
 _LAG_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -195,17 +194,15 @@ class Channels:
         if request.limit < 1 or request.after < 0 or request.before < 0 or request.after > _MAX_ID:
             raise RequestError("`limit` is at least 1, `after` and `before` are ids")
         await self._permissions.check_read(caller, channel)
-        limit = min(request.limit, MAX_SYNC)
+        limit, size = min(request.limit, MAX_SYNC), self._context.settings.limits.sync_bytes
         history = self._context.backends.history
         if request.before:
-            found = await history.before(channel, min(request.before, _MAX_ID), limit + 1)
-            kept = self._fitting(reversed(found[-limit:]))[::-1]
+            found = await history.before(channel, min(request.before, _MAX_ID), limit, size)
         else:
             await self._await_history(channel, request.after)
-            found = await history.after(channel, request.after, limit + 1)
-            kept = self._fitting(found[:limit])
+            found = await history.after(channel, request.after, limit, size)
         head = await self._head(channel)
-        return SyncReply(self._entries(caller.player, kept), len(kept) < len(found), head)
+        return SyncReply(self._entries(caller.player, found.entries), found.more, head)
 
     async def _await_history(self, channel: bytes, after: int) -> None:
         """History may lag behind what was delivered live; a client that asks for what is missing should not get
@@ -219,17 +216,6 @@ class Channels:
             if head.id >= live[0]:
                 return
             await asyncio.sleep(pause)
-
-    def _fitting(self, entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
-        """The first ones that fit into an answer; at least one."""
-        kept: list[HistoryEntry] = []
-        room = self._context.settings.limits.sync_bytes
-        for entry in entries:
-            room -= len(entry.body) + _ENTRY_OVERHEAD
-            if kept and room < 0:
-                break
-            kept.append(entry)
-        return kept
 
     def _entries(self, player: bytes, entries: list[HistoryEntry]) -> list[Entry]:
         blocks = self._social.blocks_of(player)

@@ -60,7 +60,7 @@ class Why:
 
     async def ask(self, player: bytes, channel: bytes, id: int) -> Answer:
         """Raises BackendUnavailable: what would have to be known cannot be looked up now."""
-        entries = await self._context.backends.history.before(channel, id + 1, 1)
+        entries, _ = await self._context.backends.history.before(channel, id + 1, 1, 0)
         entry = entries[0] if entries and entries[0].id == id else None
         devices = self._devices(player, channel)
         verdict = await self._verdict(player, channel, entry, devices)

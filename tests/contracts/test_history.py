@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from chatcore_ext.chain_hash import chain_hash
-from chatcore_server.backends import BackendUnavailable, Head, HistoryEntry, Outcome
-from support.backends import CONTROL, Backends, Deployment, Sender, unique
+from chatcore_server.backends import ENTRY_OVERHEAD, BackendUnavailable, Head, HistoryEntry, Outcome
+from support.backends import CONTROL, PLENTY, Backends, Deployment, Sender, entries_after, unique
 from support.eventually import eventually_answers
 
 pytestmark = pytest.mark.asyncio
@@ -26,7 +26,7 @@ def expected_chain(sender: bytes, said: list[tuple[Outcome, bytes]]) -> list[His
 async def lagging(backends: Backends, channel: bytes, expected: list[HistoryEntry]) -> None:
     """History may lag, but must come to exactly this."""
     found = await eventually_answers(
-        lambda: backends.history.after(channel, 0, 500), lambda entries: len(entries) >= len(expected)
+        lambda: entries_after(backends.history, channel, 0, 500), lambda entries: len(entries) >= len(expected)
     )
     assert found == expected
 
@@ -82,7 +82,9 @@ async def test_the_same_seq_of_two_sessions_is_two_messages(backends: Backends) 
     channel = unique("room:")
     await ann.outcome(ann.append(channel, ann.record(b"a", seq=1)))
     await bob.outcome(bob.append(channel, bob.record(b"b", seq=1)))
-    entries = await eventually_answers(lambda: backends.history.after(channel, 0, 9), lambda found: len(found) >= 2)
+    entries = await eventually_answers(
+        lambda: entries_after(backends.history, channel, 0, 9), lambda found: len(found) >= 2
+    )
     assert [(entry.sender, entry.body) for entry in entries] == [(b"ann", b"a"), (b"bob", b"b")]
 
 
@@ -99,13 +101,13 @@ async def test_pages_forward_and_back(backends: Backends) -> None:
     channel = unique("room:")
     ids = [outcome.offset for outcome in await sender.send(channel, *(b"%d" % number for number in range(25)))]
     history = backends.history
-    await eventually_answers(lambda: history.after(channel, 0, 100), lambda found: len(found) == 25)
+    await eventually_answers(lambda: entries_after(history, channel, 0, 100), lambda found: len(found) == 25)
 
     async def after(id: int, limit: int) -> list[int]:
-        return [entry.id for entry in await history.after(channel, id, limit)]
+        return [entry.id for entry in await entries_after(history, channel, id, limit)]
 
     async def before(id: int, limit: int) -> list[int]:
-        return [entry.id for entry in await history.before(channel, id, limit)]
+        return [entry.id for entry in (await history.before(channel, id, limit, PLENTY)).entries]
 
     assert await after(0, 10) == ids[:10]
     assert await after(ids[9], 10) == ids[10:20]
@@ -116,6 +118,29 @@ async def test_pages_forward_and_back(backends: Backends) -> None:
     assert await before(ids[1], 10) == ids[:1]
     assert await before(ids[0], 10) == []
     assert await after(2**64 - 1, 10) == []
+
+
+async def test_a_page_is_as_large_as_was_asked_for(backends: Backends) -> None:
+    sender = Sender(backends)
+    channel = unique("room:")
+    bodies = [b"x" * (number * 13 % 90) for number in range(30)]
+    said = expected_chain(b"ann", list(zip(await sender.send(channel, *bodies), bodies, strict=True)))
+    history = backends.history
+    await eventually_answers(lambda: entries_after(history, channel, 0, 100), lambda found: found == said)
+    sizes = [len(b"ann") + len(body) + ENTRY_OVERHEAD for body in bodies]
+    for size in (0, sizes[0] - 1, sizes[0], sum(sizes[:2]) - 1, sum(sizes[:2]), 500, sum(sizes) - 1, sum(sizes)):
+        for limit in (1, 2, 29, 30):
+            for start in (0, 1, 15, 29):
+                n = fitting(sizes[start:], limit, size)
+                after = await history.after(channel, said[start].id - 1, limit, size)
+                assert after == (said[start : start + n], start + n < len(said))
+                n = fitting(sizes[start::-1], limit, size)
+                before = await history.before(channel, said[start].id + 1, limit, size)
+                assert before == (said[start + 1 - n : start + 1], start + 1 > n)
+
+
+def fitting(sizes: list[int], limit: int, size: int) -> int:
+    return max(n for n in range(1, min(limit, len(sizes)) + 1) if n == 1 or sum(sizes[:n]) <= size)
 
 
 async def test_heads(backends: Backends) -> None:
@@ -172,7 +197,7 @@ async def test_many_look_ups_at_once(backends: Backends) -> None:
     channels = [unique("room:") for _ in range(30)]
     outcomes = {channel: (await sender.send(channel, b"one"))[0] for channel in channels}
     await eventually_answers(lambda: backends.history.heads(channels), lambda heads: all(head.id for head in heads))
-    answers = await asyncio.gather(*(backends.history.after(channel, 0, 5) for channel in channels * 5))
+    answers = await asyncio.gather(*(entries_after(backends.history, channel, 0, 5) for channel in channels * 5))
     assert [[entry.id for entry in answer] for answer in answers] == [
         [outcomes[channel].offset] for channel in channels * 5
     ]
@@ -182,8 +207,8 @@ async def test_a_failure_is_never_an_empty_answer(backends: Backends) -> None:
     await backends.close()
     for look_up in (
         backends.history.heads([b"room:x"]),
-        backends.history.after(b"room:x", 0, 1),
-        backends.history.before(b"room:x", 1, 1),
+        backends.history.after(b"room:x", 0, 1, 1),
+        backends.history.before(b"room:x", 1, 1, 1),
         backends.history.find(b"room:x", 1, 1),
     ):
         with pytest.raises(BackendUnavailable):

@@ -9,12 +9,13 @@ from pathlib import Path
 from chatcore_server.backends import HistoryEntry
 from chatcore_server.embedded import EmbeddedStore
 from support import store_disk_child
+from support.backends import entries_after
 
 
 async def read(folder: Path) -> list[HistoryEntry]:
     store = EmbeddedStore(folder)
     await store.open()
-    entries = await store.history.after(store_disk_child.CHANNEL, 0, 10_000)
+    entries = await entries_after(store.history, store_disk_child.CHANNEL, 0, 10_000)
     await store.close()
     return entries
 

@@ -16,6 +16,7 @@ from chatcore_ext.chain_hash import chain_hash
 from chatcore_server.backends import HistoryEntry
 from chatcore_server.embedded import EmbeddedStore
 from support import store_child
+from support.backends import entries_after
 
 KILLS = 6
 SEED = 20_261_124
@@ -56,7 +57,7 @@ async def check(folder: Path, reported: list[list[str]]) -> None:
     await store.open()
     by_channel: dict[bytes, dict[int, bytes]] = {}
     for channel in store_child.CHANNELS:
-        entries = await store.history.after(channel, 0, 1_000_000)
+        entries = await entries_after(store.history, channel, 0, 1_000_000)
         check_chain(entries)
         by_channel[channel] = {entry.id: entry.body for entry in entries}
     for _, name, id, body in sent:

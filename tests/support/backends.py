@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Protocol
 
 from chatcore_ext.record import encode_record
-from chatcore_server.backends import History, LogFull, LogRecord, MessageLog, Outcome, Relations, SessionStore
+from chatcore_server.backends import (
+    History,
+    HistoryEntry,
+    LogFull,
+    LogRecord,
+    MessageLog,
+    Outcome,
+    Relations,
+    SessionStore,
+)
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
 from support.eventually import eventually
 
 MESSAGE = 1
 CONTROL = 2
+PLENTY = 1 << 30  # bytes of entries: more than any test has
 
 
 class Backends(Protocol):
@@ -58,6 +68,11 @@ class EmbeddedDeployment(Deployment):
 
 
 DEPLOYMENTS: dict[str, type[Deployment]] = {"embedded": EmbeddedDeployment}
+
+
+async def entries_after(history: History, channel: bytes, after: int, limit: int) -> list[HistoryEntry]:
+    """Whatever their size."""
+    return (await history.after(channel, after, limit, PLENTY)).entries
 
 
 def unique(prefix: str) -> bytes:

@@ -19,7 +19,7 @@ from chatcore_server.embedded.database import (
     RESERVED_BYTES,
     SCHEMA_VERSION,
 )
-from support.backends import Sender
+from support.backends import Sender, entries_after
 from support.journal import journal_path, used_journal_bytes
 
 pytestmark = pytest.mark.asyncio
@@ -73,7 +73,7 @@ async def test_the_journal_of_a_killed_server_is_kept(tmp_path: Path) -> None:
     await store.close()
     copy = EmbeddedStore(tmp_path / "copy")
     await copy.open()
-    assert [entry.body for entry in await copy.history.after(b"room:x", 0, 9)] == [b"hello"]
+    assert [entry.body for entry in await entries_after(copy.history, b"room:x", 0, 9)] == [b"hello"]
     await copy.close()
 
 

@@ -18,7 +18,7 @@ from chatcore_ext.log_view import LogView
 from chatcore_server.backends import Head, LogRecord
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
 from chatcore_server.embedded.retention import used_bytes
-from support.backends import Collector, Sender
+from support.backends import Collector, Sender, entries_after
 from support.eventually import eventually_answers
 
 CODE = ErrorCode.ERROR_INTERNAL
@@ -63,7 +63,7 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedStore]:
 
 
 async def bodies(store: EmbeddedStore, channel: bytes) -> list[bytes]:
-    return [entry.body for entry in await store.history.after(channel, 0, 500)]
+    return [entry.body for entry in await entries_after(store.history, channel, 0, 500)]
 
 
 @pytest.mark.asyncio
@@ -74,7 +74,7 @@ async def test_what_is_too_old_goes(store: EmbeddedStore, clock: Clock) -> None:
     kept = await sender.send(b"room:x", b"new")
     clock.now += 1_001
     await eventually_answers(lambda: bodies(store, b"room:x"), lambda found: found == [b"new"])
-    assert (await store.history.after(b"room:x", 0, 1))[0].prev == 40
+    assert (await entries_after(store.history, b"room:x", 0, 1))[0].prev == 40
     collector = Collector()
     await store.log.tail(0, collector)
     assert [record.offset for record in collector.of(b"room:x")] == [kept[0].offset]
@@ -94,11 +94,11 @@ async def test_a_head_outlives_its_message(tmp_path: Path, store: EmbeddedStore,
     await again.open()
     clock.now = head.time + IDLE_MS
     await Sender(again).send(b"room:x", b"two")
-    (entry,) = await again.history.after(b"room:x", 0, 9)
+    (entry,) = await entries_after(again.history, b"room:x", 0, 9)
     assert (entry.id, entry.prev) == (head.id + 1, head.id)
     clock.now += IDLE_MS + 1
     await Sender(again).send(b"room:x", b"three")
-    assert (await again.history.after(b"room:x", entry.id, 9))[0].prev == 0
+    assert (await entries_after(again.history, b"room:x", entry.id, 9))[0].prev == 0
     await again.close()
 
 
@@ -236,7 +236,9 @@ async def play(folder: Path, script: list[tuple[str | int, ...]]) -> None:
                 await players.send(store, *(int(number) for number in step[1:]))
         for channel in CHANNELS:
             expected = players.expected[channel]
-            found = [(entry.id, entry.prev, entry.hash) for entry in await store.history.after(channel, 0, 500)]
+            found = [
+                (entry.id, entry.prev, entry.hash) for entry in await entries_after(store.history, channel, 0, 500)
+            ]
             assert found == expected[len(expected) - len(found) :]
     finally:
         await store.close()

@@ -4,29 +4,57 @@ from pathlib import Path
 
 import pytest
 
+from chatcore_ext.record import encode_record
 from chatcore_server.embedded import conversations, log_rows
 from chatcore_server.embedded.database import connect_writer, signed, unsigned
 from chatcore_server.embedded.log_writer import RecentSends, direct_players
 
+ENTRIES: dict[str, object] = {"position": 1, "channel": b"", "limit": 1, "size": 1}
+
 
 @pytest.mark.parametrize(
-    ("statement", "n_parameters", "index"),
+    ("statement", "values", "index"),
     [
-        (log_rows._HEAD, 1, "INDEX history (channel=?)"),
-        (log_rows._AFTER, 3, "INDEX history (channel=? AND position>?)"),
-        (log_rows._BEFORE, 3, "INDEX history (channel=? AND position<?)"),
-        (log_rows._PAGE, 3, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        (log_rows._HEAD, (b"",), "INDEX history (channel=?)"),
+        (log_rows._AFTER, ENTRIES, "INDEX history (channel=? AND position>?)"),
+        (log_rows._BEFORE, ENTRIES, "INDEX history (channel=? AND position<?)"),
+        (log_rows._PAGE, (1, 1, 1), "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
     ],
 )
 def test_a_query_s_cost_does_not_grow_with_the_log(
-    tmp_path: Path, statement: str, n_parameters: int, index: str
+    tmp_path: Path, statement: str, values: tuple[object, ...] | dict[str, object], index: str
 ) -> None:
     connection = connect_writer(tmp_path / "x.sqlite3", "normal", 4)
-    plan = " / ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, (1,) * n_parameters))
+    plan = " / ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, values))
     connection.close()
     assert index in plan
     assert "SCAN log" not in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_a_page_of_long_messages_costs_no_more_than_it_holds(tmp_path: Path) -> None:
+    """In steps of SQLite's machine, the messages' length being the only difference between the channels."""
+    connection = connect_writer(tmp_path / "x.sqlite3", "normal", 4)
+    row = "INSERT INTO log VALUES (?, 1, ?, ?, 0, 0, 0)"
+    for channel, first, length in ((b"room:long", 1_000, 3_900), (b"room:short", 2_000, 30)):
+        value = encode_record(1, 1, 1, 1, b"ann", bytes(length))
+        connection.executemany(row, [(first + i, channel, value) for i in range(500)])
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    connection.set_progress_handler(step, 1)
+    cost = {}
+    for read in (log_rows.read_after, log_rows.read_before):
+        for channel, n in ((b"room:long", 16), (b"room:short", 500)):
+            steps = 0
+            entries, more = read(connection, 0, channel, 1 << 40 if read is log_rows.read_before else 0, 500, 65_536)
+            assert (len(entries), more) == (n, n < 500)
+            cost[read, channel] = steps
+        assert cost[read, b"room:long"] < cost[read, b"room:short"] / 20
+    connection.close()
 
 
 def test_conversations_are_found_without_looking_through_the_log(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
-from support.backends import Collector, Sender
+from support.backends import Collector, Sender, entries_after
 from support.eventually import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -140,7 +140,7 @@ async def test_a_full_disk_fails_the_batch_and_nothing_of_it_stays(store: Embedd
     await limit_pages_when_back(store)
     after = await sender.send(b"room:x", b"after")
     assert after[0].offset == 2, "a batch that failed takes no offsets"
-    entries = await store.history.after(b"room:x", 0, 10)
+    entries = await entries_after(store.history, b"room:x", 0, 10)
     assert [(entry.id, entry.prev, entry.body) for entry in entries] == [(1, 0, b"before"), (2, 1, b"after")]
     await eventually(lambda: len(collector.of(b"room:x")) == 2)
 
@@ -166,7 +166,7 @@ async def test_a_send_that_failed_may_be_sent_again(store: EmbeddedStore) -> Non
     await limit_pages_when_back(store)
     done = await sender.outcome(sender.append(b"room:x", value))
     assert done.code == 0
-    assert [entry.id for entry in await store.history.after(b"room:x", 0, 9)] == [done.offset]
+    assert [entry.id for entry in await entries_after(store.history, b"room:x", 0, 9)] == [done.offset]
     assert await store.history.find(b"room:x", sender.session, 1) == done.offset
 
 
@@ -284,5 +284,5 @@ async def test_a_defect_costs_its_batch_only(store: EmbeddedStore, monkeypatch: 
     assert (lost.code, lost.uncertain) == (ErrorCode.ERROR_LOG_UNAVAILABLE, True)
     again = await sender.outcome(sender.append(b"room:x", value))
     assert again.code == 0
-    assert [entry.body for entry in await store.history.after(b"room:x", 0, 9)] == [b"twice"]
+    assert [entry.body for entry in await entries_after(store.history, b"room:x", 0, 9)] == [b"twice"]
     assert await store.history.find(b"room:x", sender.session, 1) != again.offset

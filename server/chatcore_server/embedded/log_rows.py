@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from chatcore_ext.chain_hash import name_hash
+from chatcore_ext.constants import RECORD_PREFIX_SIZE
 from chatcore_ext.record import decode_record
-from chatcore_server.backends import Head, HistoryEntry, LogRecord
+from chatcore_server.backends import ENTRY_OVERHEAD, Head, HistoryEntry, HistoryPage, LogRecord
 from chatcore_server.embedded.database import PARTITION_SHIFT, unsigned
 
 OFFSET_MASK = (1 << PARTITION_SHIFT) - 1
@@ -22,23 +23,31 @@ _PAGE = """
 SELECT json_group_array(json_array(position, time, hex(channel), hex(value))) FROM (
     SELECT position, time, channel, value FROM log WHERE position > ? AND position < ? ORDER BY position LIMIT ?)
 """
-_AFTER = """
-SELECT json_group_array(json_array(position, prev, hash, time, hex(value))) FROM (
-    SELECT position, prev, hash, time, value FROM log
-    WHERE channel = ? AND prev IS NOT NULL AND position > ? ORDER BY position LIMIT ?)
+# From one entry to the next while there is room: with all its entries read and then cut, a page of long messages took
+# 6.5 ms instead of 0.2 (measured; of 500 short ones 1.0 instead of 0.5). The first one that does not belong to the page
+# is read as well, for it says that there are more. length() does not read the value.
+_ENTRIES = f"""
+WITH RECURSIVE page(number, room, position) AS (
+    SELECT 0, :size, :position
+    UNION ALL
+    SELECT number + 1, room - length(log.value) - {ENTRY_OVERHEAD - RECORD_PREFIX_SIZE}, log.position
+    FROM page CROSS JOIN log
+    WHERE number <= :limit AND (room >= 0 OR number = 1) AND log.position = (
+        SELECT {{nearest}}(position) FROM log
+        WHERE channel = :channel AND prev IS NOT NULL AND position {{beyond}} page.position)
+)
+SELECT json_group_array(json_array(log.position, prev, hash, time, hex(value), room))
+FROM page CROSS JOIN log ON log.position = page.position WHERE number > 0
 """
-_BEFORE = """
-SELECT json_group_array(json_array(position, prev, hash, time, hex(value))) FROM (
-    SELECT position, prev, hash, time, value FROM log
-    WHERE channel = ? AND prev IS NOT NULL AND position < ? ORDER BY position DESC LIMIT ?)
-"""
+_AFTER = _ENTRIES.format(nearest="min", beyond=">")
+_BEFORE = _ENTRIES.format(nearest="max", beyond="<")
 _HEAD = """
 SELECT position, hash, time FROM log WHERE channel = ? AND prev IS NOT NULL ORDER BY position DESC LIMIT 1
 """
 _TRIMMED_HEAD = "SELECT id, hash, time FROM trimmed_heads WHERE channel = ?"
 
 _page_decoder = msgspec.json.Decoder(list[tuple[int, int, str, str]])
-_entry_decoder = msgspec.json.Decoder(list[tuple[int, int, int, int, str]])
+_entry_decoder = msgspec.json.Decoder(list[tuple[int, int, int, int, str, int]])
 
 
 def first_position(partition: int) -> int:
@@ -96,22 +105,29 @@ def read_heads(connection: sqlite3.Connection, channels: Sequence[bytes]) -> lis
 
 
 def read_after(
-    connection: sqlite3.Connection, partition: int, channel: bytes, after: int, limit: int
-) -> list[HistoryEntry]:
-    position = first_position(partition) + min(after, OFFSET_MASK)
-    return _entries(connection.execute(_AFTER, (channel, position, limit)).fetchone()[0])
+    connection: sqlite3.Connection, partition: int, channel: bytes, after: int, limit: int, size: int
+) -> HistoryPage:
+    return _read_entries(connection, _AFTER, partition, channel, after, limit, size)
 
 
 def read_before(
-    connection: sqlite3.Connection, partition: int, channel: bytes, before: int, limit: int
-) -> list[HistoryEntry]:
-    position = first_position(partition) + min(before, OFFSET_MASK)
-    return _entries(connection.execute(_BEFORE, (channel, position, limit)).fetchone()[0])[::-1]
+    connection: sqlite3.Connection, partition: int, channel: bytes, before: int, limit: int, size: int
+) -> HistoryPage:
+    entries, more = _read_entries(connection, _BEFORE, partition, channel, before, limit, size)
+    return HistoryPage(entries[::-1], more)
 
 
-def _entries(text: str) -> list[HistoryEntry]:
-    entries = []
-    for position, prev, hash, time, value in _entry_decoder.decode(text):
-        _, _, _, _, sender, body = decode_record(bytes.fromhex(value))
-        entries.append(HistoryEntry(position & OFFSET_MASK, prev, unsigned(hash), time, sender, body))
-    return entries
+def _read_entries(
+    connection: sqlite3.Connection, statement: str, partition: int, channel: bytes, start: int, limit: int, size: int
+) -> HistoryPage:
+    """Those of `channel` beyond `start`, in the statement's order."""
+    position = first_position(partition) + min(start, OFFSET_MASK)
+    values = {"position": position, "channel": channel, "limit": limit, "size": size}
+    rows = _entry_decoder.decode(connection.execute(statement, values).fetchone()[0])
+    more = len(rows) > limit or (len(rows) > 1 and rows[-1][-1] < 0)
+    return HistoryPage([_entry(*row) for row in rows[: len(rows) - more]], more)
+
+
+def _entry(position: int, prev: int, hash: int, time: int, value: str, room: int) -> HistoryEntry:
+    _, _, _, _, sender, body = decode_record(bytes.fromhex(value))
+    return HistoryEntry(position & OFFSET_MASK, prev, unsigned(hash), time, sender, body)
