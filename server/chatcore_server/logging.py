@@ -11,6 +11,7 @@ from typing import TextIO
 import msgspec
 import structlog
 
+
 class _Lines:
     """Where lines are printed. One that cannot be is lost: what has no room or no reader for its log serves on, and a
     call that logs never raises.

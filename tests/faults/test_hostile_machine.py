@@ -17,7 +17,7 @@ from chatcore_server import clock
 from chatcore_server.embedded.database import FILE_NAME
 from support.journal import used_journal_bytes
 from support.neighbours import Neighbours
-from support.players import player, until
+from support.players import player
 from support.raw import RawClient
 from support.servers import LocalServer, ServerProcess
 
