@@ -1,11 +1,16 @@
-"""What can befall the machine under a server: a full disk, a folder or file that cannot be used, a clock set back."""
+"""What can befall the machine under a server: a full disk, a folder or file that cannot be used, a clock set back.
+
+test_hostile_beside_a_thousand.py has it happen to the server of a thousand players, or beside it.
+"""
 
 import asyncio
 import ctypes
 import resource
+import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,10 +38,15 @@ def without_privileges() -> None:
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
-async def failed_start(folder: Path) -> str:
+def can_be_removed(folder: Path) -> None:
+    folder.chmod(0o700)
+
+
+async def failed_start(folder: Path, port: int = 0) -> str:
     """What a server says that cannot start on a data folder."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chatcore_server.cli", "serve", "--port", "0", "--http-port", "0", "--data", folder,
+        sys.executable, "-m", "chatcore_server.cli",
+        "serve", "--port", str(port), "--http-port", "0", "--data", folder,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         preexec_fn=without_privileges,
     )  # fmt: skip
@@ -48,22 +58,68 @@ async def failed_start(folder: Path) -> str:
 
 
 async def used_folder(make_server: MakeServer) -> Path:
-    """Of a server that has run and stopped."""
-    server = make_server()
+    """Of a server that has run and was killed. All that it wrote is in the database file."""
+    server = make_server("used")
     await server.start()
+    ann = await player(server.port, server.token("ann")).start()
+    await ann.client.join("room:x")
+    await asyncio.gather(*(ann.client.send("room:x", f"{i}" + "x" * 2000) for i in range(50)))
+    await ann.close()
     await server.kill()
+    with sqlite3.connect(server.folder / FILE_NAME) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
     return server.folder
 
 
-async def test_a_read_only_data_folder(make_server: MakeServer) -> None:
-    folder = await used_folder(make_server)
+def is_read_only(folder: Path) -> None:
     for file in folder.iterdir():
         file.chmod(0o400)
     folder.chmod(0o500)
-    try:
-        assert "this user may write to" in await failed_start(folder)
-    finally:
-        folder.chmod(0o700)
+
+
+def has_a_file_that_is_no_database(folder: Path) -> None:
+    (folder / FILE_NAME).write_bytes(b"not a database, by any means " * 1000)
+
+
+def has_a_file_of_another_program(folder: Path) -> None:
+    (folder / FILE_NAME).unlink()
+    with sqlite3.connect(folder / FILE_NAME) as other:
+        other.execute("CREATE TABLE scores (player, points)")
+    other.close()
+
+
+def has_a_damaged_file(folder: Path) -> None:
+    file = folder / FILE_NAME
+    n_pages = file.stat().st_size // 4096
+    assert n_pages > 20
+    with file.open("r+b") as damaged:
+        for page in range(1, n_pages):
+            damaged.seek(page * 4096)
+            damaged.write(b"\xa5" * 64)
+
+
+UNUSABLE: list[tuple[Callable[[Path], None], str]] = [
+    (is_read_only, "this user may write to"),
+    (has_a_file_that_is_no_database, "is not a SQLite file"),
+    (has_a_file_of_another_program, "file of another program"),
+    (has_a_damaged_file, "is damaged"),
+]
+
+
+async def unusable_folders_are_refused(used: Path) -> None:
+    """Copies of the folder of which each cannot be used any more in a way of its own."""
+    for make_unusable, words in UNUSABLE:
+        folder = Path(shutil.copytree(used, used.with_name(make_unusable.__name__)))
+        make_unusable(folder)
+        try:
+            assert words in await failed_start(folder), make_unusable.__name__
+        finally:
+            can_be_removed(folder)
+
+
+async def test_unusable_data_folders(make_server: MakeServer) -> None:
+    await unusable_folders_are_refused(await used_folder(make_server))
 
 
 async def test_a_new_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -71,43 +127,13 @@ async def test_a_new_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "data folder must belong to the user" in await failed_start(tmp_path / "locked" / "data")
 
 
-async def test_a_database_file_that_is_none(make_server: MakeServer) -> None:
-    folder = await used_folder(make_server)
-    (folder / FILE_NAME).write_bytes(b"not a database, by any means " * 1000)
-    for extra in ("-wal", "-shm"):
-        (folder / (FILE_NAME + extra)).unlink(missing_ok=True)
-    assert "is not a SQLite file" in await failed_start(folder)
-
-
-async def test_a_database_file_of_another_program(make_server: MakeServer) -> None:
-    folder = await used_folder(make_server)
-    for file in folder.glob(FILE_NAME + "*"):
-        file.unlink()
-    with sqlite3.connect(folder / FILE_NAME) as other:
-        other.execute("CREATE TABLE scores (player, points)")
-    other.close()
-    assert "file of another program" in await failed_start(folder)
-
-
-async def test_a_damaged_database_file(make_server: MakeServer) -> None:
-    server = make_server()
-    await server.start()
-    ann = await player(server.port, server.token("ann")).start()
-    await ann.client.join("room:x")
-    for i in range(200):
-        await ann.client.send("room:x", f"{i}" + "x" * 500)
-    await ann.close()
-    await server.kill()
-    file = server.folder / FILE_NAME
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-    size = file.stat().st_size
-    with file.open("r+b") as damaged:
-        for page in range(1, size // 4096):
-            damaged.seek(page * 4096)
-            damaged.write(b"\xa5" * 64)
-    assert "is damaged" in await failed_start(server.folder)
+@contextmanager
+def limited(server: ServerProcess, resource_limit: int, lowest: int) -> Iterator[None]:
+    """Of a server that runs, as the machine's own limits are when somebody else has used them up."""
+    soft, hard = resource.prlimit(server.pid, resource_limit)
+    resource.prlimit(server.pid, resource_limit, (lowest, hard))
+    yield
+    resource.prlimit(server.pid, resource_limit, (soft, hard))
 
 
 @pytest.mark.parametrize("log_bytes", [0, 32 << 20], ids=["", "which the server's log is on, too"])
@@ -119,19 +145,8 @@ async def test_a_disk_that_is_full_for_a_while(make_server: MakeServer, log_byte
     for each in (ann, bob):
         await each.client.join("room:x")
     await ann.client.send("room:x", "before")
-    unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    size = used_journal_bytes(server.folder)
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (size + 4096, unlimited[1]))
-    raw = await RawClient.open(f"tcp://127.0.0.1:{server.port}")
-    welcome = await raw.login(token=server.token("cid"), channels={"room:x": 0})
-    number, refused = welcome["channels"]["room:x"][0], 0
-    for seq in range(1, 20):
-        raw.send(seq, number, bytes(3000))
-        kind, _ = await raw.next(FrameType.FRAME_ACK, FrameType.FRAME_REFUSED)
-        refused += kind == FrameType.FRAME_REFUSED
-    assert refused > 10
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
-    await raw.close()
+    with limited(server, resource.RLIMIT_FSIZE, used_journal_bytes(server.folder) + 4096):
+        assert await n_refused_of_20(server) > 10
     if not log_bytes:
         assert b"log_write_failed" in server.log.read_bytes()
     while True:
@@ -147,13 +162,24 @@ async def test_a_disk_that_is_full_for_a_while(make_server: MakeServer, log_byte
         await each.close()
 
 
-async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def n_refused_of_20(server: ServerProcess) -> int:
+    raw = await RawClient.open(server.port)
+    welcome = await raw.login(token=server.token("cid"), channels={"room:x": 0})
+    number, refused = welcome["channels"]["room:x"][0], 0
+    for seq in range(1, 21):
+        raw.send(seq, number, bytes(3000))
+        kind, _ = await raw.next(FrameType.FRAME_ACK, FrameType.FRAME_REFUSED)
+        refused += kind == FrameType.FRAME_REFUSED
+    await raw.close()
+    return refused
+
+
+async def server_lives_with_its_clock_set_back(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Returns the highest time of a record in room:x."""
     real = clock.wall_clock_ms
-    server = LocalServer(tmp_path / "data", {}).start()
-    neighbours = await Neighbours(server).start()
     raw = await RawClient.open(server.uri)
     welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
-    number, ticket = welcome["channels"]["room:x"][0], welcome["ticket"]
+    ticket, number = welcome["ticket"], welcome["channels"]["room:x"][0]
     raw.send(1, number, b"before")
     first = await raw.ack()
     gone = await RawClient.open(server.uri)
@@ -167,22 +193,35 @@ async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.Monk
     assert id > first[1]
     assert time_ms >= first[2], "records' times never go back"
     await raw.close()
-    again = await RawClient.open(server.uri)
-    welcome = await again.login(ticket=ticket, channels={"room:x": 0})
-    assert welcome["resumed"]
-    assert welcome["time_ms"] >= first[2]
-    again.send(1, welcome["channels"]["room:x"][0], b"before", SendFlag.SEND_RESEND)
-    assert (await again.ack())[:2] == first[:2], "a resend is recognised"
+    again = await resumed(server, ticket, first)
     replay = await RawClient.open(server.uri)
     replay.hello(ticket=void)
     assert await replay.closed_by() == "bad_ticket"
-    await neighbours.unharmed()
     history = await again.request(Operation.SYNC, channel="room:x")
     assert [entry[6] for entry in history["entries"]] == [b"before", b"after"]
-    times = [entry[3] for entry in history["entries"]]
+    times: list[int] = [entry[3] for entry in history["entries"]]
     assert times == sorted(times)
     for client in (again, gone, replay):
         await client.close()
+    return times[-1]
+
+
+async def resumed(server: LocalServer, ticket: bytes, first: tuple[int, int, int]) -> RawClient:
+    """The session of a ticket, which sends its first message again. `first`: what that was acknowledged by."""
+    client = await RawClient.open(server.uri)
+    welcome = await client.login(ticket=ticket, channels={"room:x": 0})
+    assert welcome["resumed"]
+    assert welcome["time_ms"] >= first[2]
+    client.send(1, welcome["channels"]["room:x"][0], b"before", SendFlag.SEND_RESEND)
+    assert (await client.ack())[:2] == first[:2], "a resend is recognised"
+    return client
+
+
+async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = LocalServer(tmp_path / "data", {}).start()
+    neighbours = await Neighbours(server).start()
+    last_ms = await server_lives_with_its_clock_set_back(server, monkeypatch)
+    await neighbours.unharmed()
     await neighbours.stop()
     await server.stop()
 
@@ -191,6 +230,6 @@ async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.Monk
     client = await RawClient.open(later.uri)
     welcome = await client.login(token=later.token("cid"), channels={"room:x": 0})
     client.send(1, welcome["channels"]["room:x"][0], b"later")
-    assert (await client.ack())[2] >= times[-1]
+    assert (await client.ack())[2] >= last_ms
     await client.close()
     await later.stop()
