@@ -172,7 +172,8 @@ class SessionStore(Protocol):
         A private chat is there for both its players from its first message on, for as long as its head is known."""
 
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
-        """Move the read mark forward; False if it was there already. Durable when it returns."""
+        """Move the read mark forward; False if it was there already, or if nothing is known of the channel: then
+        nothing is stored. Durable when it returns."""
 
     async def set_presences(self, changes: Sequence[PresenceChange]) -> list[tuple[str, str]]:
         """In their order. Returns each player's presence before and after, over all sessions: online > away >

@@ -267,13 +267,15 @@ class Channels:
         return {name: state for name, state in states.items() if is_granted(connection, name.encode("ascii"))}
 
     async def mark_read(self, caller: Caller, request: MarkReadRequest) -> Empty:
-        """A mark beyond the last message would hide the next ones, so it stops there."""
+        """A mark beyond the last message would hide the next ones, so it stops there. Without a message there is none:
+        it would be a row for every name that somebody thinks of.
+        """
         channel = channel_name(request.channel)
         if channel.startswith(b"room:"):
             raise RequestError("rooms have no read marks")
         await self._permissions.check_read(caller, channel)
         id = min(max(request.id, NO_ID), await self._head(channel), _MAX_ID)
-        if await self._context.backends.sessions.mark_read(caller.player, channel, id):
+        if id != NO_ID and await self._context.backends.sessions.mark_read(caller.player, channel, id):
             event = ReadEvent(request.channel, id)
             for _, connection in self._context.hub.sessions_of(caller.player):
                 if connection and connection != caller.connection:

@@ -104,6 +104,14 @@ async def test_unread_counts_messages_of_others_after_the_read_mark(backends: Ba
     assert [found.unread for found in await settled(backends, ann, [], 1)] == [1]
 
 
+async def test_there_is_no_mark_without_a_message(backends: Backends) -> None:
+    ann, bob = unique("a"), unique("b")
+    channel = direct(ann, bob)
+    assert not await backends.sessions.mark_read(bob, channel, 5)
+    await Sender(backends, ann).send(channel, b"1")
+    assert [(found.read, found.unread) for found in await settled(backends, bob, [], 1)] == [(0, 1)]
+
+
 async def test_later_copies_are_not_unread(backends: Backends) -> None:
     ann, bob = unique("a"), unique("b")
     channel = direct(ann, bob)

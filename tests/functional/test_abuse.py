@@ -1,6 +1,8 @@
 """What players must not be able to do, to others and to the server, by means that the protocol has."""
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from functools import partial
 from typing import Any
@@ -9,10 +11,11 @@ import pytest
 
 from chatcore.errors import AlreadyExists, Blocked, ChatError, ListFull, NotAllowed
 from chatcore.events import ConnectionClosed
-from chatcore.operations import ClosedEvent, Operation
+from chatcore.operations import ClosedEvent, Operation, ReadEvent
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import encode_request
+from chatcore_server.embedded.database import FILE_NAME
 from support.players import until
 from support.raw import RawClient
 from support.servers import LocalServer
@@ -89,6 +92,19 @@ async def test_lists_that_a_login_looks_up_have_an_end(start_server: Start) -> N
     assert await ann.client.add_friend("bob")
     with pytest.raises(ListFull):
         await ann.client.add_friend("cid")
+
+
+async def test_marks_where_nobody_has_written_leave_nothing(server: LocalServer) -> None:
+    eve = await server.login("eve")
+    other = await server.login("eve")
+    await asyncio.gather(*(eve.client.mark_read(f"dm:eve:x{i}", 5) for i in range(20)))
+    await eve.client.send_direct("x0", "hello")
+    receipt = await eve.client.send_direct("x0", "again")
+    await eve.client.mark_read("dm:eve:x0", receipt.id)
+    await other.is_told(ReadEvent, channel="dm:eve:x0", id=receipt.id)
+    assert len(other.told(ReadEvent)) == 1
+    with contextlib.closing(sqlite3.connect(server.folder / FILE_NAME)) as connection:
+        assert connection.execute("SELECT channel, id FROM read_marks").fetchall() == [(b"dm:eve:x0", receipt.id)]
 
 
 async def test_a_token_s_grants_hold_for_groups(server: LocalServer, open_raw: OpenRaw) -> None:

@@ -4,6 +4,7 @@ A clock that the tests move stands for days of waiting.
 """
 
 import asyncio
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.log_view import LogView
 from chatcore_server.backends import Head, LogRecord
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
-from chatcore_server.embedded.retention import used_bytes
+from chatcore_server.embedded.log_size import COUNTED_AT_ONCE, RECORD_OVERHEAD, LogSize
 from support.backends import Collector, Sender, entries_after
 from support.eventually import eventually_answers
 
@@ -64,6 +65,12 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[EmbeddedStore]:
 
 async def bodies(store: EmbeddedStore, channel: bytes) -> list[bytes]:
     return [entry.body for entry in await entries_after(store.history, channel, 0, 500)]
+
+
+def sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The log's bytes as retention has counted them, and as they are."""
+    rows = connection.execute("SELECT channel, value FROM log").fetchall()
+    return LogSize.read(connection, 4).bytes, sum(2 * len(name) + len(value) + RECORD_OVERHEAD for name, value in rows)
 
 
 @pytest.mark.asyncio
@@ -164,7 +171,9 @@ async def test_what_is_too_much_goes_oldest_first_across_partitions(tmp_path: Pa
         for channel in channels:
             await sender.send(channel, b"x" * 4_000)
         clock.now += WINDOW_MS
-    size = await eventually_answers(lambda: store._reader.look_up(used_bytes, CODE), lambda size: size <= limit)
+    size, _ = await eventually_answers(
+        lambda: store._reader.look_up(sizes, CODE), lambda found: found[0] == found[1] <= limit
+    )
     assert size > limit / 2, "it stops when it is enough"
     collector = Collector()
     await store.log.tail(0, collector)
@@ -173,6 +182,58 @@ async def test_what_is_too_much_goes_oldest_first_across_partitions(tmp_path: Pa
     await store.close()
     size_of_file = (tmp_path / "chatcore.sqlite3").stat().st_size
     assert size_of_file < 8 * 30 * 4_000, "freed pages are used again"
+
+
+@pytest.mark.asyncio
+async def test_other_tables_push_no_messages_out(tmp_path: Path, clock: Clock) -> None:
+    """Whatever players leave there: blocks and friends of names that nobody has, groups, sessions that ended."""
+    by_size = quick(retention_age_ms=0, retention_size_bytes=1 << 20, trim_interval_ms=1_000_000)
+    store = EmbeddedStore(tmp_path, by_size, clock=clock)
+    await store.open()
+    await Sender(store).send(b"room:x", *(b"x" * 1_000 for _ in range(100)))
+    clock.now += KEPT_MS + 1
+
+    def crowd(connection: sqlite3.Connection) -> None:
+        numbers = [(b"player%d" % number, b"x" * 60) for number in range(20_000)]
+        for table in ("blocks", "friends"):
+            connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", numbers)
+        connection.executemany("INSERT INTO groups VALUES (?)", [(b"group:%s" % name,) for name, _ in numbers])
+        connection.executemany("INSERT INTO ended_sessions VALUES (?, ?)", [(i, clock.now * 2) for i in range(20_000)])
+
+    await store._writer.change(crowd, CODE)
+    for _ in range(20):
+        await trim(store)
+    assert len(await bodies(store, b"room:x")) == 100
+    await store.close()
+    assert (tmp_path / "chatcore.sqlite3").stat().st_size > 2 << 20
+
+
+@pytest.mark.asyncio
+async def test_the_log_is_counted_in_small_steps(tmp_path: Path, clock: Clock) -> None:
+    """As one that another version has written."""
+    store = EmbeddedStore(tmp_path, quick(trim_interval_ms=1_000_000), clock=clock)
+    await store.open()
+    for _ in range(5):
+        await Sender(store).send(b"room:x", *(b"hello" for _ in range(COUNTED_AT_ONCE // 2)))
+    await trim(store)
+    counted, real = await store._reader.look_up(sizes, CODE)
+    assert 0 < counted < real
+    for _ in range(2):
+        await trim(store)
+    counted, _ = await store._reader.look_up(sizes, CODE)
+    assert counted == real
+    await store.close()
+
+
+@pytest.mark.asyncio
+async def test_a_mark_does_not_come_after_its_channel_was_forgotten(store: EmbeddedStore, clock: Clock) -> None:
+    """Nobody would remove it any more."""
+    outcome = (await Sender(store, b"ann").send(b"dm:ann:bob", b"hi"))[0]
+    clock.now += IDLE_MS + 1
+    await eventually_answers(lambda: store.history.heads([b"dm:ann:bob"]), lambda heads: heads == [Head(0, 0, 0)])
+    assert not await store.sessions.mark_read(b"bob", b"dm:ann:bob", outcome.offset)
+    marks = "SELECT count(*) FROM read_marks"
+    assert await store._reader.look_up(lambda connection: connection.execute(marks).fetchone()[0], CODE) == 0
 
 
 @pytest.mark.asyncio
@@ -240,6 +301,10 @@ async def play(folder: Path, script: list[tuple[str | int, ...]]) -> None:
                 (entry.id, entry.prev, entry.hash) for entry in await entries_after(store.history, channel, 0, 500)
             ]
             assert found == expected[len(expected) - len(found) :]
+        await trim(store)
+        await trim(store)  # the first one may have found nothing to count but something to remove
+        counted, real = await store._reader.look_up(sizes, CODE)
+        assert counted == real
     finally:
         await store.close()
 

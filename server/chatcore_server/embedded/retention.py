@@ -8,6 +8,7 @@ import sqlite3
 from chatcore_ext.log_view import LogView
 from chatcore_server.embedded.database import PARTITION_SHIFT
 from chatcore_server.embedded.log_rows import OFFSET_MASK, first_position
+from chatcore_server.embedded.log_size import LogSize
 from chatcore_server.embedded.log_writer import direct_players
 from chatcore_server.embedded.settings import EmbeddedSettings
 
@@ -40,16 +41,18 @@ class Retention:
         `now`: the log's time, ms. `clock_ms`: the server's, by which tickets expire. Where the clock was set back, the
         log's may be ahead of it."""
         settings = self._settings
+        size = LogSize.read(connection, settings.partitions)
+        has_uncounted = size.count(connection)
         oldest = self._oldest(connection)
         if oldest is not None:
             time, partition = oldest
             limit_ms = now - self._kept_ms
-            age_ms, size = settings.retention_age_ms, settings.retention_size_bytes
+            age_ms, most_bytes = settings.retention_age_ms, settings.retention_size_bytes
             if age_ms and time < min(now - age_ms, limit_ms):
-                return self._trim(connection, partition, min(now - age_ms, limit_ms))
-            if size and time < limit_ms and used_bytes(connection) > size:
-                return self._trim(connection, partition, limit_ms)
-        return self._forget(connection, now, clock_ms)
+                return self._trim(connection, size, partition, min(now - age_ms, limit_ms))
+            if most_bytes and time < limit_ms and size.bytes > most_bytes:
+                return self._trim(connection, size, partition, limit_ms)
+        return self._forget(connection, now, clock_ms) or has_uncounted
 
     def _oldest(self, connection: sqlite3.Connection) -> tuple[int, int] | None:
         """(time, partition) of the log's oldest record."""
@@ -60,10 +63,11 @@ class Retention:
                 found.append((row[0], partition))
         return min(found, default=None)
 
-    def _trim(self, connection: sqlite3.Connection, partition: int, before_ms: int) -> bool:
+    def _trim(self, connection: sqlite3.Connection, size: LogSize, partition: int, before_ms: int) -> bool:
         start, end = first_position(partition), first_position(partition + 1)
         step = (start, end, before_ms, self._settings.trim_step_records)
         last = connection.execute(_LAST_OF_STEP, step).fetchone()[0]
+        size.removing(connection, partition, last)
         connection.execute(_KEEP_HEADS, (OFFSET_MASK, start, last, last))
         connection.execute("DELETE FROM log WHERE position > ? AND position <= ?", (start, last))
         connection.execute(
@@ -94,11 +98,3 @@ class Retention:
         connection.execute("DELETE FROM read_marks WHERE channel = ?", (channel,))
         for player in direct_players(channel):
             connection.execute("DELETE FROM conversations WHERE player = ? AND channel = ?", (player, channel))
-
-
-def used_bytes(connection: sqlite3.Connection) -> int:
-    """Bytes of the file that hold something."""
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)

@@ -23,6 +23,14 @@ CODE = ErrorCode.ERROR_HISTORY_UNAVAILABLE
 MAX_UNREAD = 1_000
 
 _ENDED = "SELECT json_group_array(session) FROM ended_sessions WHERE session IN (SELECT value FROM json_each(?))"
+# A mark goes with the last that is known of its channel (retention.py): it must not come where that has gone already,
+# or where nothing ever was.
+_MARK = """
+INSERT INTO read_marks SELECT :channel, :player, :id
+WHERE EXISTS (SELECT 1 FROM log WHERE channel = :channel AND prev IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM trimmed_heads WHERE channel = :channel)
+ON CONFLICT (channel, player) DO UPDATE SET id = excluded.id WHERE id < excluded.id
+"""
 _decode_numbers = msgspec.json.Decoder(list[int]).decode
 
 
@@ -67,12 +75,8 @@ class EmbeddedSessions:
 
     async def mark_read(self, player: bytes, channel: bytes, id: int) -> bool:
         def change(connection: sqlite3.Connection) -> bool:
-            cursor = connection.execute(
-                "INSERT INTO read_marks VALUES (?, ?, ?)"
-                " ON CONFLICT (channel, player) DO UPDATE SET id = excluded.id WHERE id < excluded.id",
-                (channel, player, min(id, OFFSET_MASK)),
-            )
-            return cursor.rowcount > 0
+            mark = {"channel": channel, "player": player, "id": min(id, OFFSET_MASK)}
+            return connection.execute(_MARK, mark).rowcount > 0
 
         return await self._writer.change(change, CODE)
 

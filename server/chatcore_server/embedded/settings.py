@@ -19,7 +19,8 @@ class EmbeddedSettings(Table, frozen=True, kw_only=True):
 
     Retention removes the oldest records first, by both bounds; 0 = for ever. Nothing younger than four times
     `replay_window_ms` is removed, whatever its size: readers that start need it. Freed pages are used again, the file
-    does not shrink.
+    does not shrink. The size is that of the log alone (log_size.py): were it that of the file, whatever else players
+    may leave there would remove messages.
     """
 
     partitions: Annotated[int, Count(highest=1024, about="Of a new file; an existing one must have as many.")] = 4
@@ -32,7 +33,7 @@ class EmbeddedSettings(Table, frozen=True, kw_only=True):
     )
     retention_size_bytes: Annotated[
         int,
-        Size(lowest=0, highest=_MAX_FILE, about="Of the pages in use; beyond it the oldest are removed; 0 = never."),
+        Size(lowest=0, highest=_MAX_FILE, about="Of all messages; beyond it the oldest are removed; 0 = never."),
     ] = 1 << 30
     trim_interval_ms: Annotated[int, Duration(about="How often it is looked for something to remove.")] = 5_000
     trim_step_records: Annotated[int, Count(about="Removed in one transaction: bounds how long appends wait.")] = 500
