@@ -4,7 +4,7 @@ Everything that appends output outside the hub's own turn goes through here or c
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -69,6 +69,12 @@ class Outbox:
     def event_to_player(self, player: bytes, event: EventBody) -> None:
         """To all of the player's connections here."""
         if self._hub.event_to_player(player, encode_body(event)):
+            self.wake()
+
+    def event_to_players(self, players: Iterable[bytes], event: EventBody) -> None:
+        """As to each of them, for what is told to thousands: encoded once."""
+        body, send = encode_body(event), self._hub.event_to_player
+        if sum([send(player, body) for player in players]):
             self.wake()
 
     def event_to_channel(self, channel: bytes, event: EventBody, except_connection: int = 0) -> None:

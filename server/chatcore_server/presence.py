@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from chatcore.errors import RateLimited
 from chatcore.operations import Empty, PresenceEvent, SetPresenceRequest
 from chatcore_server.attendance import Attendance
 from chatcore_server.backends import BackendUnavailable, PresenceChange
+from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.context import Caller, Context
 from chatcore_server.logging import get_logger
 
@@ -32,6 +34,13 @@ class PresenceKeeper:
         self._attendance = attendance
         self._waiting: list[_Change] = []
         self._is_running = False
+        limits = context.settings.limits
+        self._requests: KeyedBuckets[bytes] = KeyedBuckets(limits.presences_per_second, limits.presence_burst)
+
+    def take_settings(self) -> None:
+        """Those that the context has now."""
+        limits = self._context.settings.limits
+        self._requests.set_limit(limits.presences_per_second, limits.presence_burst)
 
     def change(self, player: bytes, session: int, presence: str, friends: Sequence[bytes] | None = None) -> None:
         """In the background. `friends` saves a look-up if the caller has just made it."""
@@ -88,10 +97,12 @@ class PresenceKeeper:
         is_online_throughout = "offline" not in (before, after)
         others = self._attendance.companions(player) if is_online_throughout else set()
         event = PresenceEvent(player.decode("ascii"), after)
-        for other in others.union(friends):
-            self._context.outbox.event_to_player(other, event)
+        self._context.outbox.event_to_players(others.union(friends), event)
 
     async def set_presence(self, caller: Caller, request: SetPresenceRequest) -> Empty:
+        wait = self._requests.take(caller.player, monotonic_ms())
+        if wait:
+            raise RateLimited("too many changes of presence", retry_after_ms=wait)
         await self.change_now(caller.player, caller.session, request.presence)
         return Empty()
 

@@ -172,6 +172,11 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         int, Count(is_live=True, about="New tokens for running sessions of one player.")
     ] = 1
     refresh_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 10
+    # Each is told to all in the player's channels: thousands of events for one request. People look away that often.
+    presences_per_second: Annotated[
+        int, Count(is_live=True, about="`set_presence` of one player, in the long run.")
+    ] = 1
+    presence_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 5
     hello_timeout_ms: Annotated[int, Duration(is_live=True, about="From accept to HELLO.")] = (
         constants.DEFAULT_HELLO_TIMEOUT_MS
     )

@@ -89,7 +89,7 @@ class Worker:
         controls = ControlLog(self._backends.log, context.applied)
         permissions = Permissions(context)
         attendance = Attendance(context)
-        presence = PresenceKeeper(context, attendance)
+        self._presence = presence = PresenceKeeper(context, attendance)
         self._social = Social(context, controls)
         self._sessions = SessionKeeper(context, attendance, self._social, presence)
         self._tokens = TokenKeeper(context, self._sessions)
@@ -112,7 +112,7 @@ class Worker:
             self._tokens,
             self._tickets,
         )
-        self._requests = Requests(context, self._handlers(presence))
+        self._requests = Requests(context, self._handlers())
         self._on_event: dict[object, Callable[..., None]] = {
             EVENT_HELLO: self._login.on_hello,
             EVENT_REQUEST: self._requests.on_request,
@@ -121,7 +121,7 @@ class Worker:
             EVENT_EXPIRED: self._sessions.on_expired,
         }
 
-    def _handlers(self, presence: PresenceKeeper) -> dict[Operation, Handler]:
+    def _handlers(self) -> dict[Operation, Handler]:
         return {
             Operation.JOIN: self._channels.join,
             Operation.LEAVE: self._channels.leave,
@@ -140,7 +140,7 @@ class Worker:
             Operation.ADD_FRIEND: self._social.add_friend,
             Operation.REMOVE_FRIEND: self._social.remove_friend,
             Operation.FRIENDS: self._social.friends,
-            Operation.SET_PRESENCE: presence.set_presence,
+            Operation.SET_PRESENCE: self._presence.set_presence,
             Operation.LOGOUT: self._sessions.logout,
             Operation.REFRESH: self._refresh.refresh,
         }
@@ -168,6 +168,7 @@ class Worker:
         self._refresh.take_settings()
         self._login.take_settings()
         self._channels.take_settings()
+        self._presence.take_settings()
 
     def wake(self) -> None:
         """Flush at the end of this turn."""

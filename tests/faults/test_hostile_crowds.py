@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from chatcore.errors import ChannelFull, RateLimited
-from chatcore.operations import Operation
+from chatcore.operations import Operation, PresenceEvent
 from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import decode_error
 from support.eventually import eventually_answers
@@ -181,5 +181,33 @@ async def test_a_player_who_joins_and_leaves_without_end(start_server: Start) ->
         for i in range(30):
             await mallory.client.join(f"room:door{i}")
     assert 0 < caught.value.retry_after_ms <= 100
+    await neighbours.unharmed()
+    await neighbours.stop()
+
+
+async def test_a_player_who_goes_away_and_comes_back_without_end(start_server: Start) -> None:
+    """Each change is told to everybody in the player's channels."""
+    server = start_server(presences_per_second=1, presence_burst=6)
+    neighbours = await Neighbours(server).start()
+    ann = await server.login("ann")
+    await ann.client.join("room:door")
+    phone, desk = await RawClient.open(server.uri), await RawClient.open(server.uri)
+    answers = []
+    for client in (phone, desk):
+        await client.login(token=server.token("mallory"), channels={"room:door": 0})
+        for presence in ("away", "away", "online", "away", "online"):
+            answers.append(await client.request(Operation.SET_PRESENCE, presence=presence))
+    assert 2 <= answers.count("rate_limited") <= 4, "6 at once for both together"
+    assert answers[:6].count("rate_limited") == 0
+    await until(lambda: len(ann.told(PresenceEvent, player="mallory")) >= 4)
+    told = [event.presence for event in ann.told(PresenceEvent, player="mallory")]
+    assert told == ["away", "online"] * 2, "where nothing is new, nothing is told"
+    mallory = await server.login("mallory")
+    with pytest.raises(RateLimited) as caught:
+        for _ in range(9):
+            await mallory.client.set_presence("away")
+    assert 0 < caught.value.retry_after_ms <= 1000
+    for client in (phone, desk):
+        await client.close()
     await neighbours.unharmed()
     await neighbours.stop()
