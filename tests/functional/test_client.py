@@ -279,18 +279,19 @@ def test_a_token_source_is_asked_once_more(run: Callable[[Test], None]) -> None:
 
 def test_it_leaves_a_server_that_drains(run: Callable[[Test], None]) -> None:
     async def test(door: ModelDoor) -> None:
-        async with client_of(door) as client:
+        async with client_of(door) as client, client_of(door, "other"):
             await client.join(ROOM)
             door.holding = True
             sending = asyncio.create_task(client.send(ROOM, "under way"))
             await until(lambda: door.server.in_flight)
-            (before,) = door.server.connections
-            before.goaway(60_000, 20)
-            await asyncio.sleep(0.1)  # five times the window: it must not have left
-            assert door.logins == 1
+            its, others = door.server.connections
+            its.goaway(60_000, 20)
+            others.goaway(100, 60_000)  # it leaves at the deadline: five times the window of the one under way
+            await until(lambda: others not in door.server.connections)
+            assert its in door.server.connections
             door.release()
             await sending
-            await until(lambda: door.logins == 2 and client.connected)
+            await until(lambda: its not in door.server.connections and client.connected)
             assert (await client.send(ROOM, "over there")).id
 
     run(test)
