@@ -85,19 +85,24 @@ def valid(name: str, type: int, content: bytes, origin: str, /, **fields: Any) -
 
 
 def valid_frames() -> Iterator[dict[str, Any]]:
+    yield from connection_frames()
+    yield from send_frames()
+    yield from delivery_frames()
+    yield from request_frames()
+
+
+def connection_frames() -> Iterator[dict[str, Any]]:
     options = pack({"token": "eyJ.eyJ.c2ln", "client": "example/1"})
     yield valid("hello", 1, b"chat\1\0\0\0" + options, "client", version=1, options=options)
     yield valid("welcome", 2, pack({"player": "ann"}), "server", map=pack({"player": "ann"}))
     for name, type in (("ping", 3), ("pong", 4)):
         yield valid(name, type, b"\0\1\2\3\4\5\6\xff", "both", opaque=b"\0\1\2\3\4\5\6\xff")
     yield valid("goaway", 5, struct.pack(">II", 10_000, 5_000), "server", deadline_ms=10_000, window_ms=5_000)
-    yield valid(
-        "close",
-        6,
-        error_body(203, 0, 0, "session_replaced", ""),
-        "server",
-        error=error_body(203, 0, 0, "session_replaced", ""),
-    )
+    replaced = error_body(203, 0, 0, "session_replaced", "")
+    yield valid("close", 6, replaced, "server", error=replaced)
+
+
+def send_frames() -> Iterator[dict[str, Any]]:
     for name, body in BODIES.items():
         yield valid(
             f"send {name}", 16, struct.pack(">QIB", 1, 7, 0) + body, "client", seq=1, channel=7, flags=0, body=body
@@ -118,6 +123,9 @@ def valid_frames() -> Iterator[dict[str, Any]]:
     yield valid("ack accepted", 17, struct.pack(">QQQ", 2, 0, 0), "server", seq=2, id=0, time=0)
     yield valid("refused", 18, struct.pack(">Q", 3) + RATE_LIMITED, "server", seq=3, error=RATE_LIMITED)
     yield valid("refused uncertain", 18, struct.pack(">Q", 4) + OUTCOME_UNKNOWN, "server", seq=4, error=OUTCOME_UNKNOWN)
+
+
+def delivery_frames() -> Iterator[dict[str, Any]]:
     yield deliver("first", 7, 0, 42, 0, chain(0, 42, b"ann", b"hello"), b"ann", b"hello")
     yield deliver("next", 7, 0, 45, 42, chain(chain(0, 42, b"ann", b"hello"), 45, b"bob", b""), b"bob", b"")
     yield deliver("hidden", 7, 1, 46, 45, 0x0123456789ABCDEF, b"", b"")
@@ -134,6 +142,9 @@ def valid_frames() -> Iterator[dict[str, Any]]:
         body=b"\0",
     )
     yield valid("gap", 21, struct.pack(">IQQ", 7, 46, 99), "server", channel=7, from_=46, to=99)
+
+
+def request_frames() -> Iterator[dict[str, Any]]:
     join = pack({"channel": "room:lobby"})
     yield valid("request", 32, struct.pack(">IB", 5, 1) + join, "client", request=5, operation=1, map=join)
     yield valid("reply", 33, struct.pack(">I", 5) + b"\x80", "server", request=5, map=b"\x80")

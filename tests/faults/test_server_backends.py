@@ -16,7 +16,7 @@ from chatcore.operations import Operation
 from chatcore_ext.constants import UNKNOWN_ID, FrameType, SendFlag
 from chatcore_ext.error_codes import ErrorCode, ErrorFlag
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
-from support.players import until
+from support.players import Player, until
 from support.raw import RawClient
 from support.servers import LocalServer
 
@@ -70,22 +70,7 @@ async def test_without_relations(server: LocalServer, monkeypatch: pytest.Monkey
     await raw.request(Operation.JOIN, channel=CHAT)
     ticket = (await raw.event("ticket"))["ticket"]
     with outage(server, "relations", ErrorCode.ERROR_RELATIONS_UNAVAILABLE):
-        # Who is not known to be allowed is not let in, and is told to come again.
-        for call in (
-            bob.client.join(GUILD),
-            bob.client.join(CHAT),
-            bob.client.history(GUILD),
-            ann.client.remove_member(GUILD, "bob"),
-            bob.client.block("ann"),
-        ):
-            with pytest.raises(ChatError) as caught:
-                await call
-            assert caught.value.name == "relations_unavailable"
-            assert caught.value.retry
-            assert caught.value.retry_after_ms == 700
-        fresh = await RawClient.open(server.port)
-        fresh.hello(token=server.token("cid"))
-        assert await fresh.closed_by() == "relations_unavailable"
+        await who_is_not_known_to_be_allowed_is_told_to_come_again(server, ann, bob)
         # Who is in goes on; rooms are open; a message opens a private chat; a ticket needs nobody.
         await ann.client.send(GUILD, "still here")
         await ann.hears(GUILD, "still here")
@@ -99,8 +84,26 @@ async def test_without_relations(server: LocalServer, monkeypatch: pytest.Monkey
         assert set(welcome["channels"]) == {GUILD, CHAT}
         assert welcome["lost"] == {"group:other": ErrorCode.ERROR_RELATIONS_UNAVAILABLE}
         await again.close()
-        await fresh.close()
     await bob.client.join(GUILD)
+
+
+async def who_is_not_known_to_be_allowed_is_told_to_come_again(server: LocalServer, ann: Player, bob: Player) -> None:
+    for call in (
+        bob.client.join(GUILD),
+        bob.client.join(CHAT),
+        bob.client.history(GUILD),
+        ann.client.remove_member(GUILD, "bob"),
+        bob.client.block("ann"),
+    ):
+        with pytest.raises(ChatError) as caught:
+            await call
+        assert caught.value.name == "relations_unavailable"
+        assert caught.value.retry
+        assert caught.value.retry_after_ms == 700
+    fresh = await RawClient.open(server.port)
+    fresh.hello(token=server.token("cid"))
+    assert await fresh.closed_by() == "relations_unavailable"
+    await fresh.close()
 
 
 async def test_a_wave_without_relations(server: LocalServer) -> None:

@@ -101,21 +101,19 @@ class Client:
         await self.writer.wait_closed()
 
 
-async def converse(certificate: Path | None) -> None:
-    shell = Shell()
-    server_side, client_side = None, None
-    if certificate is not None:
-        server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        server_side.load_cert_chain(certificate)
-        client_side = ssl.create_default_context(cafile=certificate)
-        client_side.check_hostname = False
-    listener = socket.create_server((HOST, 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # so that a transport has to pause
-    port = listener.getsockname()[1]
-    server = await asyncio.get_running_loop().create_server(
-        lambda: cast(asyncio.BaseProtocol, TransportLink(shell.hub, shell.wake)), sock=listener, ssl=server_side
-    )
-    clients = [Client(*await asyncio.open_connection(HOST, port, ssl=client_side)) for _ in range(3)]
+def contexts(certificate: Path | None) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+    """The server's and the client's."""
+    if certificate is None:
+        return None, None
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(certificate)
+    client_side = ssl.create_default_context(cafile=certificate)
+    client_side.check_hostname = False
+    return server_side, client_side
+
+
+async def log_in(clients: list[Client]) -> int:
+    """They are all in room:x. Returns its number."""
     numbers = set()
     for i, client in enumerate(clients):
         client.writer.write(encode_hello(1, b"%d" % i))
@@ -123,21 +121,28 @@ async def converse(certificate: Path | None) -> None:
         assert kind == FrameType.FRAME_WELCOME
         numbers.add(int(body))
     [number] = numbers
+    return number
 
+
+async def pings_in_pieces(client: Client) -> None:
     pings = [b"%08d" % i for i in range(350)]  # within the burst, in pieces of any size
     data = b"".join(map(encode_ping, pings))
     for start in range(0, len(data), 1000):
-        clients[0].writer.write(data[start : start + 1000])
-        await clients[0].writer.drain()
-    assert [await clients[0].next_frame() for _ in pings] == [(FrameType.FRAME_PONG, payload) for payload in pings]
+        client.writer.write(data[start : start + 1000])
+        await client.writer.drain()
+    assert [await client.next_frame() for _ in pings] == [(FrameType.FRAME_PONG, payload) for payload in pings]
 
+
+async def signal_to_the_others(clients: list[Client], number: int) -> None:
     clients[1].writer.write(encode_signal(number, 1, b"", b"x"))
     for client in (clients[0], clients[2]):
         kind, body = await client.next_frame()
         assert kind == FrameType.FRAME_SIGNAL
         assert body.endswith(b"player-1x")
 
-    # More than the transport takes at once: it pauses, the hub keeps the rest, and all of it arrives.
+
+async def more_than_a_transport_takes_at_once(shell: Shell, clients: list[Client]) -> None:
+    """It pauses, the hub keeps the rest, and all of it arrives."""
     for n in range(40):
         assert shell.hub.event_to_channel(b"room:x", b"%d" % n + BIG) == 3
         shell.hub.flush()
@@ -147,11 +152,30 @@ async def converse(certificate: Path | None) -> None:
             assert await client.next_frame() == (FrameType.FRAME_EVENT, b"%d" % n + BIG)
     assert shell.hub.pending_output == 0
 
-    clients[2].writer.write(b"\xff\xff\xff\xff")
-    kind, body = await clients[2].next_frame()
+
+async def closed_by_name(client: Client) -> None:
+    client.writer.write(b"\xff\xff\xff\xff")
+    kind, body = await client.next_frame()
     assert kind == FrameType.FRAME_CLOSE
     assert error_of(body)[0] == ErrorCode.ERROR_FRAME_TOO_LARGE
-    assert await clients[2].reader.read() == b""
+    assert await client.reader.read() == b""
+
+
+async def converse(certificate: Path | None) -> None:
+    shell = Shell()
+    server_side, client_side = contexts(certificate)
+    listener = socket.create_server((HOST, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # so that a transport has to pause
+    port = listener.getsockname()[1]
+    server = await asyncio.get_running_loop().create_server(
+        lambda: cast(asyncio.BaseProtocol, TransportLink(shell.hub, shell.wake)), sock=listener, ssl=server_side
+    )
+    clients = [Client(*await asyncio.open_connection(HOST, port, ssl=client_side)) for _ in range(3)]
+    number = await log_in(clients)
+    await pings_in_pieces(clients[0])
+    await signal_to_the_others(clients, number)
+    await more_than_a_transport_takes_at_once(shell, clients)
+    await closed_by_name(clients[2])
     for client in clients:
         await client.close()
     await eventually(lambda: shell.hub.counters()["connections"] == 0)
