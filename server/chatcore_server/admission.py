@@ -151,9 +151,11 @@ class Admissions:
         """Fills in `channels` and `lost`. What is returned has to be given to `check_rights`."""
         limit = self._context.settings.limits.channels
         names = list(asked_for)
-        admission.lost.update(dict.fromkeys(names[limit:], TooManyChannels.code))
+        if len(names) > limit:
+            admission.lost.update(dict.fromkeys(names[limit:], TooManyChannels.code))
+            del names[limit:]
         unknown = []
-        for name in names[:limit]:
+        for name in names:
             try:
                 channel = channel_name(name)
             except BadName as error:

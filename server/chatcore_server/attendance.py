@@ -88,5 +88,6 @@ class Attendance:
     def settled(self, session: int) -> None:
         """The session has resumed and is in its channels again, or has expired: what it is no longer in, it has
         left."""
-        player, channels = self._detached.pop(session, (b"", frozenset()))
-        self.departed(player, channels)
+        found = self._detached.pop(session, None)
+        if found is not None:
+            self.departed(*found)

@@ -263,6 +263,8 @@ class Channels:
 
     def granted(self, connection: int, states: dict[str, ConversationState]) -> dict[str, ConversationState]:
         """Those that the connection's token lets it be in."""
+        if not states or not self._context.grants:
+            return states
         is_granted = self._context.is_granted
         return {name: state for name, state in states.items() if is_granted(connection, name.encode("ascii"))}
 

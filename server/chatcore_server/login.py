@@ -217,9 +217,10 @@ class Login:
         if self._sessions.has_ended(admission.session):
             raise BadTicket("the session is over")
         was_here = self._sessions.is_here(admission.session, player)
-        was_in = self._attendance.channels_of(admission.session, player)
+        was_in = self._attendance.channels_of(admission.session, player) if was_here else frozenset()
         try:
-            if not hub.attach(connection, admission.session, player):
+            n_sessions = hub.attach(connection, admission.session, player)
+            if not n_sessions:
                 return  # it has hung up
         except ValueError as problem:
             raise BadTicket("the session is another player's") from problem
@@ -230,47 +231,53 @@ class Login:
         if admission.grants is not None:
             self._context.grants[connection] = admission.grants
         self._social.logged_in(player, admission.blocks, admission.serial)
-        may_be_present = bool(was_in) or len(hub.sessions_of(player)) > 1
-        states = self._enter_channels(connection, admission, may_be_present)
+        states = self._enter_channels(connection, admission, was_in, n_sessions > 1)
+        self._welcome(connection, admission, states)
+        self._attendance.settled(admission.session)
+        if not was_here:
+            self._presence.change(player, admission.session, "online", admission.friends)
+
+    def _welcome(self, connection: int, admission: Admission, states: dict[str, ChannelState]) -> None:
         self._tokens.admit(connection, admission.token_expires_ms)
-        ticket, ticket_ms = self._tickets.first(connection, admission.session, player)
-        settings = self._context.settings
+        now = now_ms()
+        ticket, ticket_ms = self._tickets.first(connection, admission.session, admission.player, now)
+        limits = self._context.settings.limits
         welcome = Welcome(
-            player.decode("ascii"),
+            admission.player.decode("ascii"),
             admission.session,
             admission.resumed,
             ticket,
             ticket_ms,
             self._context.backends.log.epoch,
-            now_ms(),
-            settings.limits.heartbeat_ms,
-            settings.limits.heartbeat_grace_ms,
+            now,
+            limits.heartbeat_ms,
+            limits.heartbeat_grace_ms,
             self._limits,
             states,
             admission.lost,
             self._channels.granted(connection, admission.conversations),
             self._server,
         )
-        hub.welcome(connection, encode_body(welcome))
-        self._tokens.begin(connection)
+        self._context.hub.welcome(connection, encode_body(welcome))
+        self._tokens.begin(connection, now)
         self._context.outbox.wake()
-        self._attendance.settled(admission.session)
-        if not was_here:
-            self._presence.change(player, admission.session, "online", admission.friends)
 
-    def _enter_channels(self, connection: int, admission: Admission, may_be_present: bool) -> dict[str, ChannelState]:
-        hub, player = self._context.hub, admission.player
+    def _enter_channels(
+        self, connection: int, admission: Admission, was_in: frozenset[bytes], has_others: bool
+    ) -> dict[str, ChannelState]:
+        """`has_others`: the player has more sessions here."""
+        hub, recent, player = self._context.hub, self._context.recent, admission.player
         states: dict[str, ChannelState] = {}
         for channel in admission.channels:
             name = channel.decode("ascii")
-            if self._context.recent.changed_after(channel, admission.serial):
+            if recent.serial > admission.serial and recent.changed_after(channel, admission.serial):
                 # Rights changed while they were looked up. The client joins again, and then they are looked up again.
                 admission.lost[name] = ErrorCode.ERROR_RELATIONS_UNAVAILABLE
                 continue
             if not self._channels.has_room(connection, channel):
                 admission.lost[name] = ChannelFull.code
                 continue
-            was_present = may_be_present and self._attendance.is_present(player, channel)
+            was_present = channel in was_in or (has_others and self._attendance.is_present(player, channel))
             generation = hub.begin_join(connection, channel)
             number = hub.complete_join(connection, channel, generation, True) if generation else 0
             if number:

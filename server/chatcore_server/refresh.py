@@ -73,11 +73,12 @@ class Refresh:
             self._leave_what_is_not_granted(caller)
         is_new = identity.expires_ms != self._tokens.expires_ms(connection)
         self._tokens.admit(connection, identity.expires_ms)
-        ticket, ticket_ms = self._tickets.issue(connection, caller.session, caller.player)
-        reply = RefreshReply(ticket, ticket_ms, identity.expires_ms - now_ms())
+        now = now_ms()
+        ticket, ticket_ms = self._tickets.issue(connection, caller.session, caller.player, now)
+        reply = RefreshReply(ticket, ticket_ms, identity.expires_ms - now)
         self._context.outbox.reply(connection, caller.request_id, reply)
         if is_new:  # a client that has only its old token would otherwise be warned again, and try again, without end
-            self._tokens.begin(connection)
+            self._tokens.begin(connection, now)
 
     def _leave_what_is_not_granted(self, caller: Caller) -> None:
         """A join that is under way looks at the grants once more before it is complete."""

@@ -24,7 +24,7 @@ class SessionKeeper:
         self._ended: dict[int, int] = {}  # session -> ms until which its tickets would work; oldest first
 
     def is_here(self, session: int, player: bytes) -> bool:
-        return any(session == other for other, _ in self._context.hub.sessions_of(player))
+        return session in dict(self._context.hub.sessions_of(player))
 
     def has_room(self, session: int, player: bytes) -> bool:
         """It is here already, or the player may have one more."""

@@ -5,7 +5,7 @@ A change is written to the relations, then told by a control record on the log o
 effect on every server when it comes by there: in order with the chat's messages. Presence itself is presence.py's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chatcore.errors import Blocked as BlockedError
 from chatcore.errors import ListFull, NotAllowed
@@ -49,10 +49,12 @@ class Social:
     def is_silenced(self, channel: bytes) -> bool:
         return channel in self._silenced
 
-    def logged_in(self, player: bytes, blocks: Iterable[bytes], serial: int) -> None:
+    def logged_in(self, player: bytes, blocks: Sequence[bytes], serial: int) -> None:
         """To be called when the player has a session here. `blocks` were looked up after `recent.serial` was `serial`:
         what control records said since then is newer than the look-up may be.
         """
+        if not blocks and serial == self._context.recent.serial and player not in self._blocks:
+            return
         now = set(blocks)
         for other, blocked in self._context.recent.blocks_after(serial, player):
             if blocked:

@@ -36,10 +36,10 @@ class TicketKeeper:
         self._due: set[int] = set()
         self._next_due_ms = 0
 
-    def first(self, connection: int, session: int, player: bytes) -> tuple[bytes, int]:
+    def first(self, connection: int, session: int, player: bytes, now: int) -> tuple[bytes, int]:
         """The ticket for WELCOME and its ms; from now on the connection's ticket is kept fresh."""
         self._slots[self._current].append(connection)
-        return self.issue(connection, session, player)
+        return self.issue(connection, session, player, now)
 
     def joined(self, connection: int, channel: bytes) -> None:
         """A resume right after this should need no look-up either, so a new ticket follows soon."""
@@ -52,7 +52,7 @@ class TicketKeeper:
             due, self._due = self._due, set()
             self._next_due_ms = now + _JOIN_DELAY_MS
             for connection in due:
-                self._renew(connection)
+                self._renew(connection, now)
         turns = 0
         while now >= self._next_slot_ms and turns < _SLOTS:
             turns += 1
@@ -65,26 +65,26 @@ class TicketKeeper:
     def _renew_slot(self, slot: int, now: int, last_ms: int) -> None:
         kept = array("Q")
         for connection in self._slots[slot]:
-            if self._renew(connection):
+            if self._renew(connection, now):
                 kept.append(connection)
                 self._tokens.look_ahead(connection, now, last_ms)
         self._slots[slot] = kept
 
-    def _renew(self, connection: int) -> bool:
+    def _renew(self, connection: int, now: int) -> bool:
         who = self._context.hub.session(connection)
         if who is None:
             return False
-        ticket, lifetime_ms = self.issue(connection, *who)
+        ticket, lifetime_ms = self.issue(connection, *who, now)
         if lifetime_ms:
             self._context.outbox.event(connection, TicketEvent(ticket, lifetime_ms))
         return True
 
-    def issue(self, connection: int, session: int, player: bytes) -> tuple[bytes, int]:
+    def issue(self, connection: int, session: int, player: bytes, now: int) -> tuple[bytes, int]:
         """A ticket by what is known of the connection now, and its ms."""
         return self._context.signer.issue(
             session,
             player,
-            now_ms(),
+            now,
             self._tokens.expires_ms(connection),
             self._context.grants.get(connection),
             self._vouched_for(self._context.hub, connection),

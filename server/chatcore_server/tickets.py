@@ -5,7 +5,7 @@ A ticket is void by its expiry or, before that, by the session store (logged out
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -41,7 +41,7 @@ class TicketSigner:
     """Signs and verifies with one key, shared by all servers that a session may resume on."""
 
     def __init__(self, key: bytes, lifetime_ms: int) -> None:
-        self._key = key
+        self._keyed = hashlib.blake2b(digest_size=_MAC_SIZE, key=key)  # a copy takes half as long as a new one
         self._channel_key = hmac.digest(key, b"channels", hashlib.sha256)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Ticket).decode
@@ -54,15 +54,14 @@ class TicketSigner:
         now_ms: int,
         token_expires_ms: int,
         grants: ChannelSet | None,
-        checked: Iterable[bytes],
+        checked: Sequence[bytes],
     ) -> tuple[bytes, int]:
         """The ticket and for how many ms it will work. It names as many of the `checked` channels as there is room
         for."""
         expires_ms = min(now_ms + self.lifetime_ms, token_expires_ms)
         packed_grants = None if grants is None else b"".join(sorted(grants))
         room = MAX_TICKET_SIZE - _MAC_SIZE - _PAYLOAD_OVERHEAD - len(player) - len(packed_grants or b"")
-        digests = [self.digest(channel) for channel in checked]
-        packed = b"".join(digests[: max(room, 0) // _DIGEST_SIZE])
+        packed = b"".join(map(self.digest, checked[: max(room, 0) // _DIGEST_SIZE]))
         ticket = Ticket(session, player, now_ms, expires_ms, token_expires_ms, packed_grants, packed)
         return self.sign(ticket), max(expires_ms - now_ms, 0)
 
@@ -71,7 +70,9 @@ class TicketSigner:
         return self._mac(payload) + payload
 
     def _mac(self, payload: bytes) -> bytes:
-        return hashlib.blake2b(payload, digest_size=_MAC_SIZE, key=self._key).digest()
+        mac = self._keyed.copy()
+        mac.update(payload)
+        return mac.digest()
 
     def verify(self, data: bytes, now_ms: int) -> Ticket:
         """Raises BadTicket. Compares in constant time."""

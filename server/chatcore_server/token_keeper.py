@@ -40,9 +40,8 @@ class TokenKeeper:
     def expires_ms(self, connection: int) -> int:
         return self._expires_ms[_index(connection)]
 
-    def begin(self, connection: int) -> None:
+    def begin(self, connection: int, now: int) -> None:
         """After its WELCOME or the answer to its `refresh`: a token that has not long to live is told of at once."""
-        now = now_ms()
         if self.expires_ms(connection) - self._warning_ms <= now:
             self._warn(connection, now)
         self.look_ahead(connection, now, now)

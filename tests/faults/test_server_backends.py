@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from chatcore.errors import ChatError
 from chatcore.events import Connected
-from chatcore.operations import Operation
+from chatcore.operations import Operation, PresenceEvent
 from chatcore_ext.constants import UNKNOWN_ID, FrameType, SendFlag
 from chatcore_ext.error_codes import ErrorCode, ErrorFlag
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
@@ -149,6 +149,23 @@ async def test_without_sessions(server: LocalServer) -> None:
     third = await RawClient.open(server.port)
     assert (await third.login(ticket=ticket))["resumed"]
     await third.close()
+
+
+async def test_presence_goes_on_after_an_outage(server: LocalServer) -> None:
+    ann, bob = await server.login("ann"), await server.login("bob")
+    await ann.client.add_friend("bob")
+    await bob.client.add_friend("ann")
+    for backend, code in (
+        ("sessions", ErrorCode.ERROR_HISTORY_UNAVAILABLE),
+        ("relations", ErrorCode.ERROR_RELATIONS_UNAVAILABLE),
+    ):
+        with outage(server, backend, code):
+            answers = await asyncio.gather(
+                *(bob.client.set_presence(presence) for presence in ("away", "online")), return_exceptions=True
+            )
+        assert [isinstance(answer, ChatError) and answer.code for answer in answers] == [code, code]
+    await bob.client.set_presence("away")
+    await ann.is_told(PresenceEvent, player="bob", presence="away")
 
 
 class BrokenLog:

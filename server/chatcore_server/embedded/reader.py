@@ -76,8 +76,8 @@ class Reader:
         return batch
 
     def _answer_all(self, batch: list[_Lookup]) -> None:
-        """In one snapshot, which spares each statement the locks of a transaction of its own (a third of the cost of a
-        resume). It begins after all of them were asked, so none misses what was durable when it was asked.
+        """In one snapshot, which spares each statement the locks of a transaction of its own. It begins after all of
+        them were asked, so none misses what was durable when it was asked.
         """
         answers: list[_Answer] = []
         until = time.monotonic() + MAX_BATCH_S
