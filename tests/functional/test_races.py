@@ -9,7 +9,7 @@ import pytest
 from chatcore import operations
 from chatcore.errors import Blocked, NotAllowed
 from chatcore_ext.error_codes import ErrorCode
-from chatcore_server.backends import Head, HistoryEntry
+from chatcore_server.backends import Head, HistoryPage
 from support.players import until
 from support.raw import RawClient
 from support.servers import LocalServer
@@ -110,10 +110,10 @@ class LateHistory:
         found: list[Head] = await self._real.heads(channels)
         return found
 
-    async def after(self, channel: bytes, after: int, limit: int) -> list[HistoryEntry]:
+    async def after(self, channel: bytes, after: int, limit: int, size: int) -> HistoryPage:
         if self._n_blind > 0:
-            return []
-        found: list[HistoryEntry] = await self._real.after(channel, after, limit)
+            return HistoryPage([], False)
+        found: HistoryPage = await self._real.after(channel, after, limit, size)
         return found
 
 
