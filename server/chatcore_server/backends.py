@@ -218,6 +218,10 @@ class Relations(Protocol):
     async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
         """Oldest first; at most limit. Empty: there is no such group."""
 
+    async def count_members(self, group: bytes) -> int: ...
+    async def count_groups(self, player: bytes) -> int:
+        """Those that the player is a member of."""
+
     async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
         """Add a member or change a role; giving "owner" makes the old owner an officer in the same step.
 

@@ -6,12 +6,13 @@ and in effect here. A request that is repeated tells the change again: one that 
 so. When the relations do not answer, nothing is changed and the request fails with a retryable `relations_unavailable`.
 """
 
-from chatcore.errors import AlreadyExists, NoSuchChannel, NoSuchMember, NotAllowed
+from chatcore.errors import AlreadyExists, Blocked, ListFull, NoSuchChannel, NoSuchMember, NotAllowed, RateLimited
 from chatcore.names import validate_player
 from chatcore.operations import ChannelRequest, ClosedEvent, Empty, MemberEvent, MemberRequest, RoleReply
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.applied import ControlLog
 from chatcore_server.attendance import Attendance
+from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.clock import now_ms
 from chatcore_server.context import Caller, Context
 from chatcore_server.controls import MembersChanged
@@ -31,14 +32,28 @@ class Groups:
         self._permissions = permissions
         self._controls = controls
         self._attendance = attendance
-        self._locks = Locks()  # by group: the check and the change belong together
+        # By group, then by the player who is to become a member: the checks and the change belong together.
+        self._locks = Locks()
+        limits = context.settings.limits
+        self._creations: KeyedBuckets[bytes] = KeyedBuckets(limits.creations_per_second, limits.creation_burst)
+
+    def take_settings(self) -> None:
+        """Those that the context has now."""
+        limits = self._context.settings.limits
+        self._creations.set_limit(limits.creations_per_second, limits.creation_burst)
 
     # ---- Requests ----------------------------------------------------------------------------------------------------
 
     async def create(self, caller: Caller, request: ChannelRequest) -> RoleReply:
         group = self._group(caller, request.channel)
-        async with self._locks.hold(group):
-            role = await self._context.backends.relations.create_group(group, caller.player)
+        wait = self._creations.take(caller.player, monotonic_ms())
+        if wait:
+            raise RateLimited("too many groups created", retry_after_ms=wait)
+        relations = self._context.backends.relations
+        async with self._locks.hold(group), self._locks.hold(caller.player):
+            if not await relations.role(group, caller.player):
+                await self._check_memberships(caller.player)
+            role = await relations.create_group(group, caller.player)
             if not role:
                 raise AlreadyExists("there is such a group already")
             await self._tell(caller, group, [(caller.player, role)])
@@ -47,13 +62,15 @@ class Groups:
     async def add(self, caller: Caller, request: MemberRequest) -> Empty:
         """Only to a lower role than the caller's own; `set_role` is for those who are members already."""
         group, player = self._names(caller, request)
-        async with self._locks.hold(group):
+        async with self._locks.hold(group), self._locks.hold(player):
             mine = await self._permissions.role(group, caller.player)
             if RANKS[mine] < RANKS["officer"] or RANKS[request.role] >= RANKS[mine]:
                 raise NotAllowed(f"a group's {mine} may not add a member as {request.role}")
             theirs = await self._context.backends.relations.role(group, player)
             if theirs not in ("", request.role):
                 raise AlreadyExists(f"{request.player} is the group's {theirs} already")
+            if not theirs:
+                await self._check_new_member(caller, group, player)
             await self._set_role(group, player, request.role)
             await self._tell(caller, group, [(player, request.role)])
         return Empty()
@@ -108,6 +125,19 @@ class Groups:
 
     def _names(self, caller: Caller, request: MemberRequest) -> tuple[bytes, bytes]:
         return self._group(caller, request.channel), validate_player(request.player).encode("ascii")
+
+    async def _check_new_member(self, caller: Caller, group: bytes, player: bytes) -> None:
+        """Nobody is asked before becoming a member; a block is how to keep somebody from filling one's list."""
+        relations = self._context.backends.relations
+        if await relations.blocked_between(caller.player, player):
+            raise Blocked()
+        if await relations.count_members(group) >= self._context.settings.limits.group_members:
+            raise ListFull("the group has as many members as it may have")
+        await self._check_memberships(player)
+
+    async def _check_memberships(self, player: bytes) -> None:
+        if await self._context.backends.relations.count_groups(player) >= self._context.settings.limits.groups:
+            raise ListFull("the player is in as many groups as allowed")
 
     async def _set_role(self, group: bytes, player: bytes, role: str) -> None:
         if not await self._context.backends.relations.set_role(group, player, role):

@@ -199,6 +199,16 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         int, Count(is_live=True, about="Of one player: each is told of the player's comings and goings.")
     ] = 1_000
 
+    # Fewer than `channels`, so that a client can be in all of them; the largest games let players have a few.
+    groups: Annotated[
+        int, Count(is_live=True, about="That one player is a member of: they are looked up at each login.")
+    ] = 200
+    # An alliance of guilds; guilds have a few hundred. What is said there is sent to all who are online.
+    group_members: Annotated[int, Count(is_live=True, about="Of one group.")] = 5_000
+    # The name of a group is never given again: each stays in the store for good.
+    creations_per_second: Annotated[int, Count(is_live=True, about="New groups of one player, in the long run.")] = 1
+    creation_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 20
+
     @property
     def largest_body(self) -> int:
         """Bytes: `body_bytes`, unless a frame holds less."""

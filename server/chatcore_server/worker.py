@@ -169,6 +169,7 @@ class Worker:
         self._login.take_settings()
         self._channels.take_settings()
         self._presence.take_settings()
+        self._groups.take_settings()
 
     def wake(self) -> None:
         """Flush at the end of this turn."""

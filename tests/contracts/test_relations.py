@@ -47,6 +47,7 @@ async def test_an_unknown_group_has_no_members(backends: Backends) -> None:
     assert not await relations.set_role(group, player, "member")
     assert await relations.members(group, 10) == []
     assert await relations.leave(group, player) == Departure(False, b"", False)
+    assert (await relations.count_members(group), await relations.count_groups(player)) == (0, 0)
 
 
 async def test_an_unknown_player_has_no_relations(backends: Backends) -> None:
@@ -70,6 +71,8 @@ async def test_roles(backends: Backends) -> None:
     assert await relations.set_role(group, bob, "member")
     assert await relations.role(group, bob) == "member"
     assert await relations.members(group, 2) == [(ann, "owner"), (bob, "member")]
+    assert await relations.count_members(group) == 3
+    assert await relations.count_groups(bob) == 1
     with pytest.raises(ValueError, match="emperor"):
         await relations.set_role(group, bob, "emperor")
 

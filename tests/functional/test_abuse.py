@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatcore.errors import AlreadyExists, Blocked, ChatError, ListFull, NotAllowed
+from chatcore.errors import AlreadyExists, Blocked, ChatError, ListFull, NotAllowed, RateLimited
 from chatcore.events import ConnectionClosed
 from chatcore.operations import ClosedEvent, Operation, ReadEvent
 from chatcore_ext.constants import FrameType
@@ -92,6 +92,55 @@ async def test_lists_that_a_login_looks_up_have_an_end(start_server: Start) -> N
     assert await ann.client.add_friend("bob")
     with pytest.raises(ListFull):
         await ann.client.add_friend("cid")
+
+
+async def test_groups_have_an_end(start_server: Start) -> None:
+    server: LocalServer = start_server(limits={"groups": 2, "group_members": 2, "creation_burst": 4})
+    ann, bob, cid = [await server.login(name) for name in ("ann", "bob", "cid")]
+    for group in ("group:1", "group:2"):
+        await ann.client.create_group(group)
+    with pytest.raises(ListFull):
+        await ann.client.create_group("group:3")
+    assert await ann.client.create_group("group:2") == "owner"  # again
+    with pytest.raises(RateLimited) as caught:
+        for _ in range(20):
+            await ann.client.create_group("group:2")
+    assert 0 < caught.value.retry_after_ms <= 1000
+    await bob.client.create_group("group:bob")
+    with pytest.raises(ListFull):
+        await bob.client.add_member("group:bob", "ann")
+    for _ in range(2):
+        await ann.client.add_member("group:1", "bob")
+    with pytest.raises(ListFull):
+        await ann.client.add_member("group:1", "cid")
+    await bob.client.leave_group("group:1")
+    await ann.client.add_member("group:1", "cid")
+    assert [member.player for member in await cid.client.members("group:1")] == ["ann", "cid"]
+
+
+async def test_who_is_added_to_many_groups_at_once(start_server: Start) -> None:
+    server: LocalServer = start_server(limits={"groups": 3})
+    owners = [await server.login(f"owner{i}") for i in range(8)]
+    for owner in owners:
+        await owner.client.create_group(f"group:{owner.name}")
+    answers = await asyncio.gather(
+        *(owner.client.add_member(f"group:{owner.name}", "victim") for owner in owners), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers if answer is not None] == [ListFull] * 5
+    victim = await server.login("victim")
+    assert len(await victim.client.conversations()) == 3
+
+
+async def test_who_has_blocked_a_player_is_not_added_by_it(server: LocalServer) -> None:
+    ann, eve = await server.login("ann"), await server.login("eve")
+    await eve.client.create_group("group:g")
+    await eve.client.add_member("group:g", "ann")
+    await ann.client.leave_group("group:g")
+    await ann.client.block("eve")
+    with pytest.raises(Blocked):
+        await eve.client.add_member("group:g", "ann")
+    await ann.client.unblock("eve")
+    await eve.client.add_member("group:g", "ann")
 
 
 async def test_marks_where_nobody_has_written_leave_nothing(server: LocalServer) -> None:

@@ -91,6 +91,12 @@ class EmbeddedRelations:
 
         return await self._reader.look_up(look_up, CODE)
 
+    async def count_members(self, group: bytes) -> int:
+        return await self._count("members WHERE channel = ?", group)
+
+    async def count_groups(self, player: bytes) -> int:
+        return await self._count("members WHERE player = ?", player)
+
     async def set_role(self, group: bytes, player: bytes, role: str) -> bool:
         if role not in ROLES:
             raise ValueError(f"no such role: {role}")
@@ -144,6 +150,12 @@ class EmbeddedRelations:
         def look_up(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
             waiting = connection.execute(_WAITING, (player,))
             return read_names(connection, _MUTUAL, [player])[0], [name for (name,) in waiting]
+
+        return await self._reader.look_up(look_up, CODE)
+
+    async def _count(self, rows: str, name: bytes) -> int:
+        def look_up(connection: sqlite3.Connection) -> int:
+            return int(connection.execute(f"SELECT count(*) FROM {rows}", (name,)).fetchone()[0])
 
         return await self._reader.look_up(look_up, CODE)
 
