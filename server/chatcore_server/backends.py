@@ -242,6 +242,9 @@ class Relations(Protocol):
     async def add_friend(self, player: bytes, other: bytes) -> bool:
         """True if each has now added the other."""
 
+    async def added(self, player: bytes) -> list[bytes]:
+        """Whom this player has added, in no order, whether or not they have added the player."""
+
     async def remove_friend(self, player: bytes, other: bytes) -> None:
         """Removes both directions."""
 

@@ -196,7 +196,11 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     members: Annotated[int, Count(is_live=True, about="In the answer to `members`.")] = 1_000
     blocks: Annotated[int, Count(is_live=True, about="Of one player: they are looked up at each login.")] = 1_000
     friends: Annotated[
-        int, Count(is_live=True, about="Of one player: each is told of the player's comings and goings.")
+        int,
+        Count(
+            is_live=True,
+            about="That one player has added, answered or not: friends are told of the player's comings and goings.",
+        ),
     ] = 1_000
 
     # Fewer than `channels`, so that a client can be in all of them; the largest games let players have a few.

@@ -34,7 +34,7 @@ class Social:
     def __init__(self, context: Context, controls: ControlLog) -> None:
         self._context = context
         self._controls = controls
-        self._locks = Locks()
+        self._locks = Locks()  # by private chat, then by the player whose list grows
         self._blocks: dict[bytes, set[bytes]] = {}
         # Private chats that somebody is in, here, who may not send because of a block. A ticket does not vouch for
         # these.
@@ -118,7 +118,7 @@ class Social:
     async def block(self, caller: Caller, request: PlayerRequest) -> Empty:
         other, channel = self._other(caller, request)
         relations = self._context.backends.relations
-        async with self._locks.hold(channel):
+        async with self._locks.hold(channel), self._locks.hold(caller.player):
             blocks = await relations.blocks(caller.player)
             if len(blocks) >= self._context.settings.limits.blocks and other not in blocks:
                 raise ListFull("unblock somebody first")
@@ -140,15 +140,18 @@ class Social:
         return BlocksReply(_texts(await self._context.backends.relations.blocks(caller.player)))
 
     async def add_friend(self, caller: Caller, request: PlayerRequest) -> AddFriendReply:
-        """Those who have now added each other are told each other's presence."""
+        """Those who have now added each other are told each other's presence.
+
+        What a player has added is limited, answered or not: so friends are, too, whoever was the second to add.
+        """
         other, channel = self._other(caller, request)
         backends = self._context.backends
-        async with self._locks.hold(channel):
+        async with self._locks.hold(channel), self._locks.hold(caller.player):
             if await backends.relations.blocked_between(caller.player, other):
                 raise BlockedError()
-            friends, _ = await backends.relations.friends(caller.player)
-            if len(friends) >= self._context.settings.limits.friends and other not in friends:
-                raise ListFull("remove a friend first")
+            added = await backends.relations.added(caller.player)
+            if len(added) >= self._context.settings.limits.friends and other not in added:
+                raise ListFull("remove a friend first, or somebody who has not answered")
             mutual = await backends.relations.add_friend(caller.player, other)
         if mutual:
             mine, theirs = await backends.sessions.presence_of([caller.player, other])

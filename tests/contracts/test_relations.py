@@ -56,6 +56,7 @@ async def test_an_unknown_player_has_no_relations(backends: Backends) -> None:
     assert await relations.profiles([player]) == [Profile([], [], [])]
     assert await relations.blocks(player) == []
     assert await relations.friends(player) == ([], [])
+    assert await relations.added(player) == []
     assert not await relations.blocked_between(player, other)
     await relations.unblock(player, other)
     await relations.remove_friend(player, other)
@@ -163,6 +164,7 @@ async def test_friends_are_those_who_added_each_other(backends: Backends) -> Non
     assert not await relations.add_friend(eve, ann)
     assert await relations.friends(ann) == ([bob], [eve])
     assert await relations.friends(bob) == ([ann], [])
+    assert [await relations.added(player) for player in (ann, bob, eve)] == [[bob], [ann], [ann]]
     await relations.remove_friend(bob, ann)
     await relations.remove_friend(bob, ann)
     assert await relations.friends(ann) == ([], [eve])

@@ -89,9 +89,29 @@ async def test_lists_that_a_login_looks_up_have_an_end(start_server: Start) -> N
     await ann.client.block("z")
     for other in (bob, cid):
         await other.client.add_friend("ann")
-    assert await ann.client.add_friend("bob")
+    for _ in range(2):
+        assert await ann.client.add_friend("bob")
     with pytest.raises(ListFull):
         await ann.client.add_friend("cid")
+
+
+async def test_whom_nobody_knows_takes_a_friend_s_place(start_server: Start) -> None:
+    """Also where many are added at once, and when those have answered."""
+    server: LocalServer = start_server(limits={"blocks": 3, "friends": 3})
+    eve = await server.login("eve")
+    for request in (eve.client.add_friend, eve.client.block):
+        answers = await asyncio.gather(*(request(f"nobody{i}") for i in range(10)), return_exceptions=True)
+        assert sum(isinstance(answer, ListFull) for answer in answers) == 7
+        for i in range(10):
+            await eve.client.unblock(f"nobody{i}")
+    for i in (7, 8, 9):
+        await eve.client.add_friend(f"nobody{i}")  # a block has ended what was asked before
+    with pytest.raises(ListFull):
+        await eve.client.add_friend("nobody1")
+    for i in (1, 7, 8, 9):
+        other = await server.login(f"nobody{i}")
+        assert await other.client.add_friend("eve") == (i != 1)
+    assert sorted((await eve.client.friends()).friends) == ["nobody7", "nobody8", "nobody9"]
 
 
 async def test_groups_have_an_end(start_server: Start) -> None:

@@ -42,6 +42,10 @@ SELECT json_group_array(json_array(place, hex(other))) FROM (
     SELECT asked.key AS place, other FROM json_each(?) AS asked
     CROSS JOIN blocks ON player = CAST(asked.value AS BLOB) ORDER BY place, other)
 """
+_ADDED = """
+SELECT json_group_array(json_array(asked.key, hex(other))) FROM json_each(?) AS asked
+CROSS JOIN friends ON player = CAST(asked.value AS BLOB)
+"""
 _WAITING = """
 SELECT player FROM friends AS theirs WHERE other = ?
 AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
@@ -141,6 +145,9 @@ class EmbeddedRelations:
             return connection.execute(back, (other, player)).fetchone() is not None
 
         return await self._writer.change(change, CODE)
+
+    async def added(self, player: bytes) -> list[bytes]:
+        return (await self._reader.look_up(partial(read_names, statement=_ADDED, players=[player]), CODE))[0]
 
     async def remove_friend(self, player: bytes, other: bytes) -> None:
         both = "DELETE FROM friends WHERE (player = ? AND other = ?) OR (player = ? AND other = ?)"
