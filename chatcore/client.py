@@ -348,7 +348,7 @@ class Client:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._connect_door(connection)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # the last: a host that can be no name
             raise ConnectionLost(f"cannot connect to {self._address.uri}: {error or 'timed out'}") from error
         self._connection = connection
         self._update_reading()

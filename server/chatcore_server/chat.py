@@ -5,7 +5,6 @@ A user of chatcore.Client like any other: knows nothing of frames.
 """
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,6 +36,7 @@ class Chat:
         self.current = ""
         self.typists: dict[tuple[str, str], float] = {}
         self._sends: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # gets what ends a send
         self._actions: dict[str, Callable[[Command], Awaitable[None]]] = {
             "say": self._say,
             "msg": self._msg,
@@ -71,17 +71,16 @@ class Chat:
         showing = asyncio.create_task(self._show_events())
         working = asyncio.create_task(self._work(lines))
         try:
-            await asyncio.wait({showing, working}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                working.result()
+            await asyncio.wait({showing, working, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done() and working.exception() is None:
                 await self._finish_sends()
-            else:
-                showing.result()
+            for part in (working, showing, self._broken):
+                if part.done():
+                    part.result()
         finally:
             for task in (showing, working):
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ChatError):
-                    await task
+            await asyncio.gather(showing, working, return_exceptions=True)  # one error is told, that from above
 
     async def _work(self, lines: AsyncIterator[str]) -> None:
         async for line in lines:
@@ -144,7 +143,14 @@ class Chat:
         session."""
         task = asyncio.create_task(self._send_and_tell(channel, text))
         self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
+        task.add_done_callback(self._end_send)
+
+    def _end_send(self, task: asyncio.Task[None]) -> None:
+        self._sends.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._broken.done():
+            self._broken.set_exception(error)
+            self._broken.exception()  # asyncio need not tell it: `run` raises it, or something else has ended the chat
 
     async def _send_and_tell(self, channel: str, text: str) -> None:
         try:
@@ -246,12 +252,12 @@ def _role(text: str) -> operations.Role:
 
 async def _script_lines() -> AsyncIterator[str]:
     """Lines of standard input, which may be a file, a pipe or a terminal: read in a thread, since a file cannot be
-    awaited."""
+    awaited. In UTF-8 as the protocol, whatever the locale; what is none keeps its place, and parse_line refuses it."""
     while True:
-        line = await asyncio.to_thread(sys.stdin.readline)
+        line = await asyncio.to_thread(sys.stdin.buffer.readline)
         if not line:
             return
-        yield line
+        yield line.decode("utf-8", "surrogateescape")
 
 
 def _print_line(line: str) -> None:
@@ -296,15 +302,15 @@ def _prompt_session(chat: Chat) -> "PromptSession[str]":
     return session
 
 
-async def chat(address: str, player: str, token: Callable[[], str], encryption: SSLContext | None) -> None:
-    """Run the client until its user quits. Raises ChatError if the first connection fails or the client gives up, and
-    ValueError for an address that is none."""
+async def chat(address: str, token: Callable[[], str], encryption: SSLContext | None) -> None:
+    """Run the client until its user quits. Raises ChatError if the first connection fails or the client gives up,
+    ValueError for an address that is none, and OSError for an output that takes no more."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     reconnect = Reconnect(limit_ms=3000)
     client = Client(address, token=token, name="chatcore-chat", reconnect=reconnect, ssl=encryption)
-    display: Display = TerminalDisplay(player) if interactive else ScriptDisplay()
-    talk = Chat(client, player, display, _print_line)
     async with client:
+        display: Display = TerminalDisplay(client.player) if interactive else ScriptDisplay()
+        talk = Chat(client, client.player, display, _print_line)
         if not interactive:
             await talk.run(_script_lines())
             return

@@ -56,6 +56,10 @@ def parse_line(line: str, player: str) -> Command | None:
     line = line.strip()
     if not line:
         return None
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise CommandError("the line is not UTF-8") from None
     if not line.startswith("/"):
         return Command("say", text=line)
     if line.startswith("//"):

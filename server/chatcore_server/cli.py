@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CHAT_TOKEN_S = 3600  # made anew at every log-in and before it expires
 _HINT_TOKEN_S = 30 * 86_400
+_HELLO_SPARE = 128  # bytes of a HELLO beside its token, at a first log-in
 
 app = typer.Typer(
     name="chatcore",
@@ -23,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is plain text: `dm:A:B` is no emoji and `[info]` no style
 )
 
 
@@ -142,27 +144,44 @@ def token(
 ) -> None:
     """Print a token with which PLAYER can log in."""
     from chatcore.errors import BadName
-    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, make_token
+    from chatcore_ext.constants import DEFAULT_MAX_FRAME_SIZE
+    from chatcore_server.authentication import (
+        MAX_GRANTS,
+        SECRET_NAME,
+        data_secret,
+        development_token_key,
+        make_token,
+    )
     from chatcore_server.keys import Key, read_private_key, read_secret_file
     from chatcore_server.settings import SettingsError
 
     if secret_file and key_file:
         _fail("a token has one signature: give --secret-file or --key-file")
+    if channel and len(channel) > MAX_GRANTS:
+        _fail(f"a token names at most {MAX_GRANTS} channels, not {len(channel)}: use fewer --channel")
     try:
         if key_file:
             key = read_private_key(key_file)
         elif secret_file:
             key = Key("HS256", read_secret_file(secret_file))
         else:
-            if not (data / SECRET_NAME).exists():
-                print(f"chatcore: no server has used {data} so far; this makes its secret", file=sys.stderr)
+            is_new = not (data / SECRET_NAME).exists()
             key = Key("HS256", development_token_key(data_secret(data)))
+            if is_new:
+                print(f"chatcore: no server has used {data} so far; its secret was made now", file=sys.stderr)
         key = key._replace(kid=kid)
-        print(make_token(key, player, _seconds(expires), channel or None, audience=audience, issuer=issuer))
+        made = make_token(key, player, _seconds(expires), channel or None, audience=audience, issuer=issuer)
     except SettingsError as error:
         _fail(str(error))
     except BadName as error:
         _fail(error.message)
+    if len(made) > DEFAULT_MAX_FRAME_SIZE - _HELLO_SPARE:
+        print(
+            f"chatcore: this token has {len(made):,} characters: a server takes it only if its limits.frame_size is"
+            f" higher than the default of {DEFAULT_MAX_FRAME_SIZE:,} bytes, or it names fewer --channel",
+            file=sys.stderr,
+        )
+    print(made)
 
 
 @app.command()
@@ -170,8 +189,8 @@ def chat(
     address: Annotated[
         str, typer.Argument(help="HOST:PORT of the server, tls://HOST:PORT, ws://HOST:PORT/ or wss://HOST:PORT/.")
     ] = "127.0.0.1:7400",
-    player: Annotated[str, typer.Option("--as", help="The player's name.")] = "",
-    token: Annotated[str, typer.Option(help="The player's token; without it, --data makes one.")] = "",
+    player: Annotated[str, typer.Option("--as", help="The player's name; with --token, the token says it.")] = "",
+    token: Annotated[str | None, typer.Option(help="The player's token; without it, --data makes one.")] = None,
     data: Annotated[Path, typer.Option(help="Data folder of a server on this machine.")] = Path("data"),
     audience: Annotated[str, typer.Option(help="What the tokens that --data makes name in `aud`.")] = "",
     issuer: Annotated[str, typer.Option(help="What they name in `iss`.")] = "",
@@ -184,17 +203,15 @@ def chat(
     import ssl
 
     from chatcore.errors import ChatError
-    from chatcore_server.authentication import SECRET_NAME, data_secret, development_token_key, make_token
+    from chatcore_ext.error_codes import ErrorCode
+    from chatcore_server.authentication import data_secret, development_token_key, make_token
     from chatcore_server.chat import chat as run
     from chatcore_server.settings import SettingsError
 
-    if not player:
-        _fail("who are you? chatcore chat --as alice 127.0.0.1:7400")
-    if not token and not (data / SECRET_NAME).exists():
-        _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token")
+    _check_who(address, player, token, data)
 
     def new_token() -> str:
-        if token:
+        if token is not None:
             return token
         key = development_token_key(data_secret(data))
         return make_token(key, player, _CHAT_TOKEN_S, audience=audience, issuer=issuer)
@@ -204,9 +221,29 @@ def chat(
     except OSError as error:
         _fail(f"{ca} holds no certificates: {error}")
     try:
-        asyncio.run(run(address, player, new_token, encryption))
-    except (ChatError, SettingsError, ValueError) as error:
+        asyncio.run(run(address, new_token, encryption))
+    except ChatError as error:
+        too_large = token is not None and error.code == ErrorCode.ERROR_FRAME_TOO_LARGE
+        _fail(f"{error}: the token has {len(token or ''):,} characters" if too_large else str(error))
+    except (SettingsError, ValueError) as error:
         _fail(str(error))
+
+
+def _check_who(address: str, player: str, token: str | None, data: Path) -> None:
+    """Either the token says who it is, or --as does and --data proves it."""
+    from chatcore_server.authentication import SECRET_NAME, claimed_player
+
+    if token is None:
+        if not player:
+            _fail(f"who are you? chatcore chat --as alice {address}")
+        if not (data / SECRET_NAME).exists():
+            _fail(f"{data} is not a server's data folder. Name it with --data, or give a --token")
+        return
+    if not token:
+        _fail("--token is empty. Give it the player's token, or leave it out for --data to make one")
+    claimed = claimed_player(token).decode()
+    if player and claimed and claimed != player:
+        _fail(f"the token is {ascii(claimed)[1:-1]}'s, not {player}'s. Leave out --as, or give a token of {player}")
 
 
 def _load_key(data: Path, secret_file: Path | None) -> bytes:
@@ -230,7 +267,9 @@ def load(
     audience: Annotated[str, typer.Option(help="What the tokens name in `aud`.")] = "",
     issuer: Annotated[str, typer.Option(help="What the tokens name in `iss`.")] = "",
     connections: Annotated[int, typer.Option(help="Players, each with one connection.")] = 100,
-    rooms: Annotated[int, typer.Option(help="The players are spread over them.")] = 10,
+    rooms: Annotated[
+        int | None, typer.Option(help="The players are spread over them. [default: 10, or one for each player]")
+    ] = None,
     rate: Annotated[float, typer.Option(help="Messages per second, of all players together.")] = 100.0,
     duration: Annotated[float, typer.Option(help="Seconds of sending.")] = 10.0,
     ramp: Annotated[float, typer.Option(help="Seconds over which the connections are opened, 0 = no waiting.")] = 0.0,
@@ -243,23 +282,24 @@ def load(
 ) -> None:
     """Load a server and check every delivery. Exit code 1: something was lost, doubled, out of order or changed; 2: the
     load could not be run."""
+    from chatcore.address import parse_address
     from chatcore_server.load import run_load
-    from chatcore_server.load_plan import LoadError, LoadOptions
+    from chatcore_server.load_plan import DEFAULT_ROOMS, LoadError, LoadOptions
     from chatcore_server.load_progress import progress_bar
     from chatcore_server.load_report import as_text
     from chatcore_server.settings import SettingsError
 
-    host, _, port = address.rpartition(":")
     try:
-        if not host or not port.isdigit():
-            raise LoadError(f"{address} is not HOST:PORT")
-        if json and not json.absolute().parent.is_dir():
-            raise LoadError(f"there is no folder for {json}")
+        server = parse_address(address)
+        if server.scheme != "tcp":
+            raise LoadError(f"{address}: the load comes in by the TCP door: name its HOST:PORT")
+        if json:
+            _check_writable(json)
         options = LoadOptions(
-            host=host.strip("[]"),
-            port=int(port),
+            host=server.host,
+            port=server.port,
             connections=connections,
-            rooms=rooms,
+            rooms=min(DEFAULT_ROOMS, max(connections, 1)) if rooms is None else rooms,
             rate=rate,
             duration_s=duration,
             ramp_s=ramp,
@@ -273,13 +313,35 @@ def load(
         )
         with progress_bar(duration) as show:
             report = run_load(options, _load_key(data, secret_file), show)
+    except (LoadError, SettingsError, ValueError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(error.strerror or str(error), 2)
+    print(as_text(report), flush=True)
+    try:
         if json:
             json.write_bytes(report.as_json())
-    except (LoadError, SettingsError, OSError) as error:
-        print(f"chatcore: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    print(as_text(report))
+    except OSError as error:
+        _fail(f"cannot write the report to {json}: {error.strerror}", 2)
     raise typer.Exit(report.exit_code)
+
+
+def _check_writable(report: Path) -> None:
+    """Before the load, and not after it. Raises LoadError."""
+    from chatcore_server.load_plan import LoadError
+
+    is_new = not report.exists()
+    try:
+        if is_new or report.is_file():  # a pipe is opened once
+            report.open("ab").close()
+        elif report.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+    except OSError as error:
+        raise LoadError(
+            f"cannot write the report to {report}: {error.strerror}. Name another file with --json"
+        ) from None
+    if is_new:
+        report.unlink()
 
 
 _HTTP_ADDRESS = "HOST:PORT of the server's HTTP."
@@ -304,6 +366,7 @@ def trace(
 
     from chatcore_server.trace_client import TraceError, follow, readable
 
+    _check_text(player, channel)
     if not player and not channel:
         _fail("whom? chatcore trace --player alice, chatcore trace --channel room:lobby, or both")
     query = {"player": player, "channel": channel, "bodies": str(int(bodies)), "message": str(message or "")}
@@ -319,7 +382,7 @@ def trace(
     try:
         asyncio.run(follow(address, token, {key: value for key, value in query.items() if value}, show, seconds))
     except TraceError as error:
-        _fail(str(error))
+        _fail_trace(error, data, token_file)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -341,11 +404,12 @@ def why(
 
     from chatcore_server.trace_client import TraceError, ask_why, readable_answer
 
+    _check_text(player, channel)
     query = {"player": player, "channel": channel, "id": str(id)}
     try:
         answer = asyncio.run(ask_why(address, _admin_token(data, token_file), query))
     except TraceError as error:
-        _fail(str(error))
+        _fail_trace(error, data, token_file)
     print(msgspec.json.encode(answer).decode() if json else readable_answer(answer))
 
 
@@ -361,6 +425,23 @@ def _admin_token(data: Path, token_file: Path | None) -> str:
         _fail(str(error))
 
 
+def _check_text(*names: str) -> None:
+    """A URL has no place for bytes that are no text."""
+    for name in names:
+        if not name.isascii():
+            _fail(f"{name!a} is nobody's name and no channel's: those are ASCII")
+
+
+def _fail_trace(error: Exception, data: Path, token_file: Path | None) -> NoReturn:
+    from chatcore_server.trace_client import WrongToken
+
+    if not isinstance(error, WrongToken):
+        _fail(str(error))
+    if token_file:
+        _fail(f"{error}: {token_file} does not hold that of the server's admin.token_file")
+    _fail(f"{error}: {data} is another server's data folder, or the server has an admin.token_file: give --token-file")
+
+
 def _seconds(text: str) -> int:
     """Raises typer.BadParameter unless it is a duration of at least a second."""
     from chatcore_server.units import parse_duration
@@ -374,13 +455,23 @@ def _seconds(text: str) -> int:
     return seconds
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
     print(f"chatcore: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+    raise typer.Exit(code)
 
 
 def main() -> None:
-    app()
+    """Commands name their own troubles; what is left is an output that cannot be written, as on a full disk."""
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains of what is still in its buffer
+        print(f"chatcore: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

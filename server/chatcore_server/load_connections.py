@@ -73,7 +73,8 @@ class LoadConnections:
         self.new_sessions = 0
         self.n_greeting = 0
         self.server = ""
-        self.last_trouble = "nothing is known"
+        self.has_answered = False  # by a frame, on any connection
+        self.last_trouble = "it sends nothing that could be a frame"
         self.on_ready: Callable[[int, bool], None] = lambda client, resumed: None
         self._options = options
         self._key = key
@@ -233,6 +234,7 @@ class LoadConnections:
                 raise LoadError(f"the server's answer is not the protocol's: {problem}") from None
 
     def _on_frame(self, index: int, frame_type: int, body: bytes) -> None:
+        self.has_answered = True
         if frame_type == FrameType.FRAME_REPLY:
             self._on_reply(index, *decode_reply(body))
         elif frame_type == FrameType.FRAME_WELCOME:

@@ -11,6 +11,7 @@ import msgspec
 from chatcore.names import direct_channel
 from chatcore_ext.load_checker import MIN_BODY_SIZE
 
+DEFAULT_ROOMS = 10
 MAX_CONNECTIONS = 1_000_000
 MAX_MESSAGES = 20_000_000  # 60 bytes of memory each, and a bit per delivery, while the run lasts
 
@@ -25,7 +26,7 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 7400
     connections: int = 100
-    rooms: int = 10
+    rooms: int = DEFAULT_ROOMS
     rate: float = 100.0
     duration_s: float = 10.0
     ramp_s: float = 0.0
@@ -64,9 +65,12 @@ def check_options(options: LoadOptions) -> None:
     rules = [
         (1 <= options.connections <= MAX_CONNECTIONS, f"--connections is 1 to {MAX_CONNECTIONS:,}"),
         (1 <= options.rooms <= options.connections, "--rooms is 1 to --connections: nobody would be in the others"),
-        (options.rate > 0 and math.isfinite(options.rate), "--rate is above 0"),
-        (options.duration_s > 0 and math.isfinite(options.duration_s), "--duration is above 0"),
-        (options.ramp_s >= 0 and math.isfinite(options.ramp_s), "--ramp is 0 or more"),
+        (options.rate > 0 and math.isfinite(options.rate), "--rate is a finite number above 0"),
+        (
+            options.duration_s > 0 and math.isfinite(options.duration_s),
+            "--duration is a finite number of seconds above 0",
+        ),
+        (options.ramp_s >= 0 and math.isfinite(options.ramp_s), "--ramp is a finite number of seconds, 0 or more"),
         (0 <= options.seed < 1 << 32, "--seed is 0 to 4,294,967,295"),
         (
             options.body_bytes >= MIN_BODY_SIZE,
@@ -75,7 +79,8 @@ def check_options(options: LoadOptions) -> None:
         (0 <= options.private_share <= 1, "--private-share is 0 to 1"),
         (
             1 <= options.processes <= options.rooms,
-            "--processes is 1 to --rooms: a room lies in one process, which checks all of its deliveries",
+            f"--processes is 1 to --rooms, which is {options.rooms}: a room lies in one process, which checks all of"
+            " its deliveries",
         ),
         (
             options.rate * options.duration_s <= MAX_MESSAGES,

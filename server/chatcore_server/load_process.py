@@ -14,6 +14,7 @@ from chatcore_server.load_report import ShareResult, StormResult
 
 HANDSHAKES_AT_ONCE = 256  # while the load is set up; a storm has no bound, that is its point
 RAMP_PATIENCE_S = 20.0  # without one more connection that is ready
+SILENCE_PATIENCE_S = 5.0  # without a single frame: a server answers HELLO at once, if only to refuse it
 DRAIN_S = 30.0  # after the last message came due
 STOPPED_DRAIN_S = 10.0  # after an interrupt: somebody is waiting
 QUIET_S = 2.0  # all is answered and nothing more comes: what is missing is lost
@@ -99,6 +100,11 @@ class LoadProcess:
             now = time.monotonic()
             if self._clients.n_ready > n_ready:
                 n_ready, last_success = self._clients.n_ready, now
+            elif now - begin > SILENCE_PATIENCE_S and not self._connections.has_answered:
+                raise LoadError(
+                    f"what is at {self._options.host}:{self._options.port} does not speak chatcore's protocol:"
+                    f" {self._connections.last_trouble}. Name the server's TCP door, the tcp= of its ready line"
+                )
             elif now - last_success > RAMP_PATIENCE_S + self._options.ramp_s / n_clients:
                 raise LoadError(
                     f"only {n_ready} of {n_clients} connections could be set up: {self._connections.last_trouble}."

@@ -5,18 +5,21 @@ Everything that comes from the server is shown without control characters: names
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import aiohttp
 
+from chatcore.address import parse_address
 from chatcore_server.chat_display import harmless
 
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0  # of `why`, whose backends have their own time-outs
+_DEFAULT_PORT = 7480
 _LINE_BYTES = 1 << 20  # a line with a body is a few KB
-_OTHER = "what answers at {} is not a chatcore server's HTTP port"
+_OTHER = "what answers at {} is not a chatcore server's HTTP port, which is the http= of its ready line"
 _ARROWS = {"in": ">", "out": "<"}
 # Said by the line's beginning, or only of use to machines.
 _UNSHOWN = frozenset(
@@ -35,6 +38,10 @@ _REASONS = {
 
 class TraceError(Exception):
     """The server is not there, has gone, or does not answer this. The text says what to do."""
+
+
+class WrongToken(TraceError):
+    """The server's token is another one. Where it could be, those know who know where this one came from."""
 
 
 async def follow(
@@ -74,17 +81,20 @@ async def ask_why(address: str, token: str, query: dict[str, str]) -> dict[str, 
             await _check(response)
             answer: dict[str, Any] = await response.json()
             return answer
-    except ValueError:
-        raise TraceError(_OTHER.format(address)) from None
     except (aiohttp.ClientError, OSError) as error:  # a time-out is one
         raise _lost(address, error) from None
+    except ValueError:
+        raise TraceError(_OTHER.format(address)) from None
 
 
 def _url(address: str, path: str) -> str:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise TraceError(f"{harmless(address)} is not HOST:PORT")
-    return f"http://{address}/admin/{path}"
+    if "://" in address:
+        raise TraceError(f"{harmless(address)}: a server's HTTP is named by HOST:PORT alone")
+    try:
+        server = parse_address(address, _DEFAULT_PORT)
+    except ValueError as error:
+        raise TraceError(harmless(str(error))) from None
+    return f"{server.uri.replace('tcp', 'http', 1)}/admin/{path}"
 
 
 def _session(token: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
@@ -96,16 +106,27 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status == 200:
         return
     try:
-        message = harmless(str((await response.json())["message"]))
+        answer = await response.json()
+        name, message = answer["error"], harmless(str(answer["message"]))
     except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
-        message = _OTHER.format(f"{response.host}:{response.url.port}")
-    raise TraceError(message)
+        raise TraceError(_OTHER.format(f"{response.host}:{response.url.port}")) from None
+    raise (WrongToken if name == "forbidden" else TraceError)(message)
 
 
 def _lost(address: str, error: Exception) -> TraceError:
+    """In words of our own: those of aiohttp are for who wrote the request."""
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TraceError(f"no server answers at {address}: {error.os_error.strerror or error.os_error}")
-    return TraceError(f"the server at {address} has gone: {error or type(error).__name__}")
+        problem = error.os_error
+        number = problem.errno or 0  # a look-up's are below 0 and have a text; asyncio's texts are none
+        text = os.strerror(number) if number > 0 else problem.strerror
+        return TraceError(f"no server answers at {address}: {text or problem}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return TraceError(f"{harmless(address)}: there can be no host of this name")
+    if isinstance(error, aiohttp.ClientResponseError):  # such as a status line that is none
+        return TraceError(_OTHER.format(address))
+    if isinstance(error, TimeoutError):
+        return TraceError(f"the server at {address} does not answer in time")
+    return TraceError(f"the server at {address} has gone: the connection ended before its answer did")
 
 
 # ---- For readers -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatcore_ext.constants import MAX_TRACES
+from chatcore_server.authentication import data_secret
 from support.following import Follower, admin_header, ask
 from support.players import until
 from support.servers import LocalServer, ServerProcess
@@ -211,13 +212,17 @@ async def test_the_command_ends_after_seconds_and_says_what_is_wrong(make_server
     assert await end_of(ended) == (0, "", "")
     file = tmp_path / "token"
     file.write_text("x" * 40)
+    other = tmp_path / "other"
+    data_secret(other)
     wrong = [
         (("trace", address, "--data", server.folder), "whom?"),
         (("trace", "--player", "alice", "--data", tmp_path / "nowhere"), "is not a server's data folder"),
-        (("trace", "--player", "alice", address, "--token-file", file), "the token is wrong"),
+        (("trace", "--player", "alice", address, "--token-file", file), f"the token is wrong: {file} does not hold"),
+        (("trace", "--player", "alice", address, "--data", other), f"wrong: {other} is another server's data folder"),
+        (("why", "bob", ROOM, 1, address, "--data", other), "has an admin.token_file: give --token-file"),
         (("trace", "--player", "a b", address, "--data", server.folder), "a name is 1 to 64"),
         (("trace", "--player", "alice", "127.0.0.1:1", "--data", server.folder), "no server answers at 127.0.0.1:1"),
-        (("trace", "--player", "a", "nowhere", "--data", server.folder), "nowhere is not HOST:PORT"),
+        (("trace", "--player", "a", ":7480", "--data", server.folder), ":7480 is no address"),
         (("trace", "--player", "a", f"127.0.0.1:{server.port}", "--data", server.folder), f":{server.port}"),
         (("why", "bob", "lobby", 1, address, "--data", server.folder), "a channel is room:NAME"),
         (("why", "bob", ROOM, 1, "127.0.0.1:1", "--data", server.folder), "no server answers"),

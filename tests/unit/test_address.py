@@ -31,11 +31,16 @@ def test_what_they_mean(text: str, port: int | None, address: ServerAddress, uri
 
 @pytest.mark.parametrize(
     "text",
-    ["", "http://x", "tls://", "tls://x/path", "x:port", "x:70000", "ws://me@x/", "ws://x/#part", "tcp://x?q", ":7400"],
+    [
+        *("", "http://x", "tls://", "tls://x/path", "ws://me@x/", "ws://x/#part", "tcp://x?q", ":7400"),
+        *("x:port", "x:70000", "x:0", "x:-1", "x:99999999", "[::1:7400", "::1]:7400", "1.2.3.4:5:6"),
+    ],
 )
-def test_what_is_none(text: str) -> None:
-    with pytest.raises(ValueError):
+def test_what_is_none_is_named_with_what_would_be_one(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
         parse_address(text)
+    assert str(caught.value).startswith(text)
+    assert any(form in str(caught.value) for form in ("HOST:PORT", "tcp://, tls://", "only a WebSocket's"))
 
 
 def test_only_encrypted_doors_need_a_context() -> None:
