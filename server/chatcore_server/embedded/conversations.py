@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from chatcore_ext.log_placing import PARTITION_SHIFT
 from chatcore_server.backends import Conversation
-from chatcore_server.embedded.database import PARTITION_SHIFT
 from chatcore_server.embedded.log_rows import OFFSET_MASK, sender_tag
 from chatcore_server.embedded.many import json_text, name_texts
 

@@ -16,7 +16,6 @@ LOCK_NAME = "chatcore.lock"
 APPLICATION_ID = 0x63686174  # "chat"; SQLite's file format, section 1.3.16
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 38, 0)  # the first whose JSON functions are always there; log_rows.py says what for
-PARTITION_SHIFT = 48  # a record's rowid is partition << 48 | offset; 2^48 offsets last for centuries
 CACHE_KIB = 65_536  # the writer's page cache: the index leaves of a few thousand busy channels
 CHECKPOINT_PAGES = 4_000  # 16 MiB of write-ahead log between checkpoints: index leaves are rewritten less often
 JOURNAL_LIMIT = 64 << 20  # bytes of write-ahead log file that are kept after a burst

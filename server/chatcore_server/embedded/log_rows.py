@@ -12,9 +12,10 @@ import msgspec
 
 from chatcore_ext.chain_hash import name_hash
 from chatcore_ext.constants import RECORD_PREFIX_SIZE
+from chatcore_ext.log_placing import PARTITION_SHIFT
 from chatcore_ext.record import decode_record
 from chatcore_server.backends import ENTRY_OVERHEAD, Head, HistoryEntry, HistoryPage, LogRecord
-from chatcore_server.embedded.database import PARTITION_SHIFT, unsigned
+from chatcore_server.embedded.database import unsigned
 
 OFFSET_MASK = (1 << PARTITION_SHIFT) - 1
 NO_HEAD = Head(0, 0, 0)

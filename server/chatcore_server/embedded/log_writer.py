@@ -4,26 +4,23 @@ Writer thread only, except for `RecentSends.find`. Everything here follows from 
 is read anew from there.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import NamedTuple
 
-from chatcore_ext.chain_hash import name_hash
-from chatcore_ext.constants import RECORD_PREFIX_SIZE, RecordKind
+from chatcore_ext.log_placing import PARTITION_SHIFT, Row, place_appends
 from chatcore_ext.log_view import LogView
 from chatcore_server.backends import LogRecord, Outcome
-from chatcore_server.embedded.database import PARTITION_SHIFT, signed
 from chatcore_server.embedded.log_rows import (
     OFFSET_MASK,
     first_position,
     last_offset_before,
     offset_bounds,
     read_head,
-    sender_tag,
 )
 from chatcore_server.embedded.settings import EmbeddedSettings
 
-MESSAGE_KIND = bytes((RecordKind.RECORD_MESSAGE,))
 DIRECT_PREFIX = b"dm:"
 _INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REPLAY = """
@@ -33,18 +30,12 @@ ORDER BY position LIMIT ?
 _CONVERSATION = "INSERT OR IGNORE INTO conversations VALUES (?, ?)"
 
 Append = tuple[bytes, bytes, object]  # channel, value, token
-Row = tuple[int, int, bytes, bytes, int | None, int | None, int | None]
 
 
 def direct_players(channel: bytes) -> list[bytes]:
     """The two players of a private chat; none for every other channel."""
     parts = channel.split(b":")
     return parts[1:] if len(parts) == 3 and channel.startswith(DIRECT_PREFIX) else []
-
-
-def sender_of(value: bytes) -> bytes:
-    """From the value of a well-formed record."""
-    return value[RECORD_PREFIX_SIZE : RECORD_PREFIX_SIZE + value[RECORD_PREFIX_SIZE - 1]]
 
 
 class Placed(NamedTuple):
@@ -138,44 +129,27 @@ class LogWriter:
         while page := connection.execute(_REPLAY, (position, first_position(partition + 1), page_size)).fetchall():
             sends: list[tuple[bytes, int]] = []
             for position, record_time, channel, value, is_first in page:
-                self._admit(partition, position & OFFSET_MASK, record_time, b"", value)
+                with contextlib.suppress(ValueError):  # no message, or malformed: every reader passes over it alike
+                    self._view.place(partition, position & OFFSET_MASK, record_time, b"", value)
                 if is_first:
                     sends.append((RecentSends.key(channel, value), position & OFFSET_MASK))
             self.sends.add(sends, page[-1][1])
 
-    def _admit(self, partition: int, offset: int, now: int, channel: bytes, value: bytes) -> tuple[int, int] | None:
-        """(prev, hash), or None for what history does not have: later copies, and what is no message."""
-        if value[1:2] != MESSAGE_KIND:
-            return None
-        try:
-            return self._view.place(partition, offset, now, channel, value)
-        except ValueError:
-            return None  # malformed: every reader of the log passes over it alike
-
     def place(self, connection: sqlite3.Connection, appends: list[Append]) -> Placed:
         """Offsets, times, prevs and hashes for a batch; the caller inserts it by `insert` or calls `discard`."""
         now = self._last_time = self.now()
-        placed = Placed([], [], [], [], {})
-        n_partitions = len(self._next)
-        head = self._view.head
-        for channel, value, token in appends:
-            partition = name_hash(channel) % n_partitions
-            offset = self._next[partition]
-            self._next[partition] = offset + 1
-            if head(channel) is None:
-                self._view.learn_head(channel, *read_head(connection, channel))
-            chain = self._admit(partition, offset, now, channel, value)
-            position = partition << PARTITION_SHIFT | offset
-            if chain is None:
-                placed.rows.append((position, now, channel, value, None, None, None))
-            else:
-                prev, hash = chain
-                placed.rows.append((position, now, channel, value, prev, signed(hash), sender_tag(sender_of(value))))
-                placed.sends.append((RecentSends.key(channel, value), offset))
-                if prev == 0:  # the first since the channel's head was last forgotten
-                    placed.conversations.extend((player, channel) for player in direct_players(channel))
+
+        def learn(channel: bytes) -> None:
+            self._view.learn_head(channel, *read_head(connection, channel))
+
+        rows, sends = place_appends(self._view, appends, self._next, now, learn)
+        placed = Placed(rows, [], sends, [], {})
+        for (channel, value, token), row in zip(appends, rows, strict=True):
+            partition, offset = row[0] >> PARTITION_SHIFT, row[0] & OFFSET_MASK
             placed.outcomes.append(Outcome(token, partition, offset, now))
             placed.records.setdefault(partition, []).append(LogRecord(offset, now, channel, value))
+            if row[4] == 0:  # the first since the channel's head was last forgotten
+                placed.conversations.extend((player, channel) for player in direct_players(channel))
         return placed
 
     def insert(self, connection: sqlite3.Connection, placed: Placed) -> None:

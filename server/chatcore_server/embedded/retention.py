@@ -5,8 +5,8 @@ A step is one transaction of the caller. It takes whole records from a partition
 
 import sqlite3
 
+from chatcore_ext.log_placing import PARTITION_SHIFT
 from chatcore_ext.log_view import LogView
-from chatcore_server.embedded.database import PARTITION_SHIFT
 from chatcore_server.embedded.log_rows import OFFSET_MASK, first_position
 from chatcore_server.embedded.log_size import LogSize
 from chatcore_server.embedded.log_writer import direct_players
