@@ -65,10 +65,24 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def thread_seconds(pid: int) -> tuple[float, float]:
+    """CPU time of a process's first thread and of all its others, so far (schedstat: Linux, scheduler statistics)."""
+    seconds = [0.0, 0.0]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        seconds[task.name != str(pid)] += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return seconds[0], seconds[1]
+
+
 def measure(start: Starter, load: Load, seconds: float) -> dict[str, Any]:
-    """One run against one fresh server. Raises Failure if a delivery was wrong."""
+    """One run against one fresh server. Raises Failure if a delivery was wrong.
+
+    `log_share`: of the server's CPU time, what its threads beside the loop's took. Those are the log's.
+    """
     with start(load.connections) as server:
+        before = thread_seconds(server.pid)
         answer = run_load(server, [*load.arguments, "--warm=0.4", f"--seconds={seconds}"])
+        loop, others = (now - then for now, then in zip(thread_seconds(server.pid), before, strict=True))
+        answer["log_share"] = others / (loop + others)
     if not answer["right"]:
         raise Failure(f"{server.name}, {load.mode}, {load.name}: wrong deliveries: {json.dumps(answer)}")
     return answer
@@ -169,6 +183,8 @@ def summary(pairs: list[Pair]) -> dict[str, Any]:
         "ratio_range": [min(ratios), max(ratios)],
         "limit_us": median(lambda pair: cpu_per_delivery(pair.limit)),
         "chatcore_us": median(lambda pair: cpu_per_delivery(pair.ours)),
+        "log_us": median(lambda pair: cpu_per_delivery(pair.ours) * pair.ours["log_share"]),
+        "ratio_without_log": median(lambda pair: pair.ratio * (1 - pair.ours["log_share"])),
         "limit_latency_us": median_latency([pair.limit for pair in pairs]),
         "chatcore_latency_us": median_latency([pair.ours for pair in pairs]),
         "deliveries_checked": sum(p.limit["all_deliveries"] + p.ours["all_deliveries"] for p in pairs),
@@ -185,6 +201,14 @@ def print_tables(loads: dict[Load, dict[str, Any]], memory: dict[str, dict[str, 
         print(
             f"| {load.mode}: {load.name} | {row['limit_us']:.3f} | {row['chatcore_us']:.3f} | **{row['ratio']:.2f}** "
             f"| {low:.2f}-{high:.2f} | {row['repetitions']} |"
+        )
+    if durable := {load: row for load, row in loads.items() if load.mode == "messages"}:
+        print("\n| what the log costs | per delivery, us | per message, us | ratio without it |")
+        print("| --- | --- | --- | --- |")
+    for load, row in durable.items():
+        print(
+            f"| {load.mode}: {load.name} | {row['log_us']:.3f} | {row['log_us'] * load.members:.1f} "
+            f"| {row['ratio_without_log']:.2f} |"
         )
     if open_loops := {load: row for load, row in loads.items() if load.rate}:
         print("\n| open loop | limit p50 / p99, ms | chatcore p50 / p99, ms |")
