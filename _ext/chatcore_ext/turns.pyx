@@ -111,6 +111,7 @@ cdef class Turns:
     def __cinit__(self, *args, **options):
         self.state.epoll_descriptor = -1
         self.state.output.epoll_descriptor = -1
+        self.state.output.window.descriptor = -1
 
     def __init__(
         self, LogView view not None, *, on_direct, on_control, flush_window_us=0,

@@ -1,5 +1,7 @@
 """Output of busy connections waits for a window's end: who is held, who is not, and that streams stay."""
 
+import gc
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_ext.frame import encode_signal
-from chatcore_ext.hub import EVENT_DISCONNECTED
+from chatcore_ext.hub import EVENT_DISCONNECTED, Hub
+from chatcore_ext.log_view import LogView
 from support.hub_world import Peer, SocketPeer, TransportPeer, World, encode_ping
 
 ROOMS = [b"room:hall", b"room:yard"]
@@ -230,3 +233,12 @@ def test_streams_are_the_same_with_and_without(kind: str, steps: list[tuple[str,
 def test_windows_that_make_no_sense(limit: str, value: int) -> None:
     with pytest.raises(ValueError, match=limit):
         World("socket", **{limit: value})
+
+
+def test_a_hub_that_was_not_made_closes_nothing() -> None:
+    """Standard input is descriptor 0, and so is what nobody has set."""
+    os.fstat(0)
+    with pytest.raises(ValueError, match="flush_window_us"):
+        Hub(LogView(), on_direct=print, on_control=print, flush_window_us=-1)
+    gc.collect()
+    os.fstat(0)
