@@ -120,7 +120,6 @@ class Login:
     async def _greet_some(self) -> None:
         self._is_calling = False
         batch = self._next_batch()
-        ready: list[tuple[Candidate, Admission]] = []
         try:
             await self._admissions.admit(batch)
             ready = self._without_questions(batch)
