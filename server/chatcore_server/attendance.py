@@ -19,6 +19,7 @@ class Attendance:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._detached: dict[int, tuple[bytes, frozenset[bytes]]] = {}  # session -> player, channels
+        self._detached_in: dict[bytes, set[int]] = {}  # channel -> the same sessions; none is empty
 
     def is_present(self, player: bytes, channel: bytes) -> bool:
         """One of the player's sessions is in the channel, or was until its connection was lost."""
@@ -31,9 +32,10 @@ class Attendance:
     def present(self, channel: bytes, limit: int) -> list[bytes]:
         """At most `limit` players, in no order, those with a lost connection included."""
         players = dict.fromkeys(self._context.hub.players_in(channel, limit))
-        for player, channels in self._detached.values():
-            if channel in channels:
-                players[player] = None
+        for session in self._detached_in.get(channel, ()):
+            if len(players) >= limit:
+                break
+            players[self._detached[session][0]] = None
         return list(players)[:limit]
 
     def companions(self, player: bytes) -> set[bytes]:
@@ -71,7 +73,7 @@ class Attendance:
         if session not in connections:
             self.departed(player, channels)  # the session is over, too
         elif connections[session] == 0:
-            self._detached[session] = (player, frozenset(channels))
+            self._keep(session, player, frozenset(channels))
         # else: it has a new connection already, see `reattached`
 
     def channels_of(self, session: int, player: bytes) -> frozenset[bytes]:
@@ -83,11 +85,28 @@ class Attendance:
     def reattached(self, session: int, player: bytes, channels: frozenset[bytes]) -> None:
         """The session has a new connection, which is in no channel yet: what it was in counts until `settled`."""
         if channels:
-            self._detached[session] = (player, channels)
+            self._keep(session, player, channels)
 
     def settled(self, session: int) -> None:
         """The session has resumed and is in its channels again, or has expired: what it is no longer in, it has
         left."""
-        found = self._detached.pop(session, None)
+        found = self._take_out(session)
         if found is not None:
             self.departed(*found)
+
+    def _keep(self, session: int, player: bytes, channels: frozenset[bytes]) -> None:
+        self._take_out(session)
+        self._detached[session] = (player, channels)
+        for channel in channels:
+            self._detached_in.setdefault(channel, set()).add(session)
+
+    def _take_out(self, session: int) -> tuple[bytes, frozenset[bytes]] | None:
+        """Whose it was, and where."""
+        found = self._detached.pop(session, None)
+        if found is not None:
+            for channel in found[1]:
+                sessions = self._detached_in[channel]
+                sessions.discard(session)
+                if not sessions:
+                    del self._detached_in[channel]
+        return found
