@@ -151,6 +151,8 @@ class Authenticator:
         )
         if len(self._key_of_header) < _MAX_HEADERS:
             self._key_of_header[header] = found
+        if "aud" in claims and not self._settings.audience:  # PyJWT lets an empty one pass
+            raise AuthenticationError("the token names an audience, and authentication.audience is not set")
         return claims
 
 

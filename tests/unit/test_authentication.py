@@ -116,11 +116,16 @@ def test_another_audience(aud: object) -> None:
     claims: dict[str, object] = {"sub": "ann"} if aud is None else {"sub": "ann", "aud": aud}
     with pytest.raises(AuthenticationError):
         authenticator(audience="chat").verify(token(claims))
-    if aud:  # it is meant for somebody, and nobody has said that this is us (RFC 7519, 4.1.3)
+    if "aud" in claims:  # it is meant for somebody, and nobody has said that this is us (RFC 7519, 4.1.3)
         with pytest.raises(AuthenticationError):
             authenticator().verify(token(claims))
     else:
         assert authenticator().verify(token(claims))
+
+
+def test_an_audience_that_is_null_is_one() -> None:
+    with pytest.raises(AuthenticationError):
+        authenticator().verify(token({"sub": "ann", "aud": None}))
 
 
 def test_the_issuer() -> None:
