@@ -16,6 +16,7 @@ from chatcore_server.metrics import Exposition
 from support.hub_world import World
 from support.scrapes import FORMATS, OPENMETRICS, Scrape
 
+CODE_PREFIXES = ("closed_", "refused_", "logins_failed_", "resumes_failed_", "token_refreshes_failed_")
 ROOT = Path(__file__).parent.parent.parent
 EMPTY = ([(0.5, 0), (math.inf, 0)], 0.0)
 HISTOGRAMS = {str(family.source): EMPTY for family in FAMILIES if family.kind == "histogram"}
@@ -78,13 +79,12 @@ def test_every_source_is_something_that_is_counted() -> None:
     known |= {"log_queue_records", "log_queue_bytes", "log_commit_failures"}  # the store's
     known |= {"keys", "key_reads", "key_reads_failed", "logins_new", "logins_resumed", "resumes_replaced"}  # Python's
     known |= {"token_refreshes", "admin_requests", "admin_requests_refused"}
-    prefixes = ("closed_", "refused_", "logins_failed_", "resumes_failed_", "token_refreshes_failed_")
     for family in FAMILIES:
         if family.kind == "histogram":
             continue
         sources = [family.source] if isinstance(family.source, str) else family.source.values()
         for source in sources:
-            prefix = next((each for each in prefixes if source.startswith(each)), "")
+            prefix = next((each for each in CODE_PREFIXES if source.startswith(each)), "")
             is_code = prefix and source.removeprefix(prefix) in map(error_text, ErrorCode)
             assert source in known or is_code, source
 
@@ -96,7 +96,7 @@ Row = tuple[str, str, frozenset[str]]
 
 def rows_of_the_page() -> set[Row]:
     page = (ROOT / "docs/metrics.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|([^|]*)\|", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|\n]*)\|([^|\n]*)\|", page, re.MULTILINE)
     assert all(meaning.strip() for *_, meaning in rows)
     return {(name, kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels, _ in rows}
 
@@ -148,6 +148,47 @@ def test_queries_and_rules_use_what_is_there() -> None:
 def rules() -> list[dict[str, Any]]:
     groups = yaml.safe_load((ROOT / "deploy/alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
+
+
+def test_the_page_lists_the_rules_with_what_they_look_at() -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    told = re.findall(r"^\| `(Chatcore\w+)` \| (\w+) \| (.*) \|$", page, re.MULTILINE)
+    assert len(told) == len(rules())
+    looks_at = {name: (severity, set(re.findall(r"`(\w+)`", metrics))) for name, severity, metrics in told}
+    for rule in rules():
+        metrics = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used_in(rule["expr"])}
+        assert looks_at[rule["alert"]] == (rule["labels"]["severity"], metrics)
+
+
+# ---- All pages -------------------------------------------------------------------------------------------------------
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*")])
+# Names of counters inside the server that are words or settings, too.
+ORDINARY = {"channels", "connections", "gaps", "keys", "players", "ready", "sessions", "subscriptions"}
+
+
+def labels_exposed() -> dict[str, set[tuple[str, str]]]:
+    """The pairs of label and value by the name that /metrics has."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for name, labels in exposed({}).samples:
+        found.setdefault(re.sub(r"_(bucket|sum|count)$", "", name), set()).update(labels)
+        found.setdefault(name, set()).update(labels)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_metrics_as_they_are_exposed(page: Path) -> None:
+    known = labels_exposed()
+    internal = {f"{prefix}CODE" for prefix in CODE_PREFIXES}
+    for family in FAMILIES:
+        internal |= {family.source} if isinstance(family.source, str) else set(family.source.values())
+    text = page.read_text()
+    assert set(re.findall(r"`(\w+)`", text)) & internal <= ORDINARY, "names that /metrics does not have"
+    for name, labels in re.findall(r"`(chatcore_\w+)(?:\{([^}]*)\})?", text):
+        if name in ("chatcore_ext", "chatcore_server"):
+            continue
+        assert name in known
+        assert set(re.findall(r'(\w+)="(\w+)"', labels)) <= known[name], (name, labels)
 
 
 def test_rules_are_of_the_form_that_prometheus_takes() -> None:
