@@ -291,7 +291,7 @@ def test_a_flood_is_closed(world: World, frame: bytes) -> None:
     peer.send(frame * 99)
     world.frames(peer)
     assert not peer.closed, "over the limit, but not by four times as much"
-    peer.send(frame * 2)
+    peer.send(frame * 20)  # 2 are enough, unless the machine is so busy that the buckets refill meanwhile
     *_, (kind, body) = world.frames(peer)
     assert kind == FrameType.FRAME_CLOSE
     code, flags, wait = error_of(body)
