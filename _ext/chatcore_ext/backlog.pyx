@@ -4,7 +4,9 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
-from chatcore_ext.constants cimport FRAME_CLOSE, FRAME_DELIVER, FRAME_GAP, FRAME_PONG, FRAME_SIGNAL, HEADER_SIZE
+from chatcore_ext.constants cimport (
+    FRAME_CLOSE, FRAME_DELIVER, FRAME_GAP, FRAME_PONG, FRAME_SIGNAL, HEADER_SIZE, RETRY_AFTER_MS,
+)
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED
 from chatcore_ext.frame cimport load_u32, load_u64
 from chatcore_ext.output cimport output_add_slice, output_close
@@ -16,7 +18,6 @@ cdef enum:
     MIN_BACKLOG = 1024  # bytes
     # Of the total, beyond it: for the rests of frames that have begun and for CLOSE.
     RESERVE_FRACTION = 8
-    RETRY_AFTER_MS = 1000
 
 
 # Room for `size` more bytes behind the backlog's end. -1: no memory.

@@ -92,6 +92,7 @@ cpdef enum:
     EXCESS_FACTOR = 4                       # frames over the limit, for each within it, before the connection is closed
     BYTES_PER_FRAME = 1024                  # that a player may send for each frame of the limit; most have under 100
     MAX_TRACES = 8                          # at once: each traced player is looked up at each message
+    RETRY_AFTER_MS = 1000                   # with refusals of which nobody knows when they pass: soon, and no storm
     LINGER_MS = 2000                        # a closing connection has this long to take its CLOSE and hang up
     # Bytes that a transport (TLS, WebSocket) holds unsent before the hub keeps the rest, and at which it goes on.
     # uvloop's own are 64 KiB or 512 KiB, by kind, and 16 bytes or 128 KiB.

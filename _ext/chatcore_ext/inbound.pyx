@@ -8,7 +8,8 @@ from chatcore_ext.constants cimport (
     FRAME_ACK, FRAME_CLOSE, FRAME_DELIVER, FRAME_EVENT, FRAME_FAILED, FRAME_GAP, FRAME_GOAWAY, FRAME_HELLO,
     FRAME_PING, FRAME_PONG, FRAME_REFUSED, FRAME_REPLY, FRAME_REQUEST, FRAME_SEND, FRAME_SIGNAL, FRAME_WELCOME,
     HEADER_SIZE, HELLO_PREFIX_SIZE, MAX_SIGNAL_BODY_SIZE, MAX_UNACKED_SENDS, PING_SIZE, PROTOCOL_VERSION,
-    RECORD_MESSAGE, REQUEST_PREFIX_SIZE, SEND_RESEND, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE, SIGNAL_TYPING,
+    RECORD_MESSAGE, REQUEST_PREFIX_SIZE, RETRY_AFTER_MS, SEND_RESEND, SIGNAL_APPLICATION, SIGNAL_PREFIX_SIZE,
+    SIGNAL_TYPING,
 )
 from chatcore_ext.deadlines cimport set_deadline
 from chatcore_ext.error_codes cimport (
@@ -160,7 +161,7 @@ cdef void on_request(HubState* hub, Connection* connection, const uint8_t* body,
         return
     event = queue_event(&hub.events, KIND_REQUEST, size - REQUEST_PREFIX_SIZE)
     if event == NULL:
-        append_failed(hub, connection, request_id, ERROR_OVERLOADED, NULL, 0, 1000)
+        append_failed(hub, connection, request_id, ERROR_OVERLOADED, NULL, 0, RETRY_AFTER_MS)
         return
     event.connection = connection_handle(connection)
     event.number = request_id
@@ -206,14 +207,39 @@ cdef int refusal_of(
     return 0
 
 
+# A send that may go into the log, as a record, for Python at the turn's end. False: there is no memory for it.
+cdef bint queue_send(
+    HubState* hub, Connection* connection, const Subscription* subscription, const SendFields* send
+) noexcept nogil:
+    cdef:
+        const Player* player = connection.session.player
+        PendingEvent* event
+        RecordFields record = RecordFields(
+            kind=RECORD_MESSAGE, session=connection.session.id, seq=send.seq, time=hub.time_ms,
+            sender=NAME_BYTES(player.named.name), sender_len=<uint8_t>NAME_SIZE(player.named.name),
+            body=send.body, body_len=send.body_len,
+        )
+    event = queue_event(&hub.events, KIND_SEND, record_size(&record))
+    if event == NULL:
+        return False
+    event.connection = connection_handle(connection)
+    event.number = send.seq
+    event.detail = <unsigned int>send.flags
+    if send.seq > connection.session.highest_seq:
+        connection.session.highest_seq = send.seq
+    else:
+        # Whatever the client says of it: the ACK must name the copy that counts, and this may not be it.
+        event.detail |= SEND_RESEND
+    event.channel = subscription.channel.named.name
+    write_record(event.data, &record)
+    return True
+
+
 cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, size_t size) noexcept nogil:
     cdef:
         SendFields send
-        RecordFields record
         unsigned int wait
         const Subscription* subscription
-        const Player* player = connection.session.player
-        PendingEvent* event
         int code = read_send(body, <unsigned int>size, &send)
     if code:
         protocol_error(hub, connection, code)
@@ -228,25 +254,9 @@ cdef void on_send(HubState* hub, Connection* connection, const uint8_t* body, si
     if code:
         append_refused(hub, connection, send.seq, code, error_flags(code), 0)
         return
-    record = RecordFields(
-        kind=RECORD_MESSAGE, session=connection.session.id, seq=send.seq, time=hub.time_ms,
-        sender=NAME_BYTES(player.named.name), sender_len=<uint8_t>NAME_SIZE(player.named.name),
-        body=send.body, body_len=send.body_len,
-    )
-    event = queue_event(&hub.events, KIND_SEND, record_size(&record))
-    if event == NULL:
-        append_refused(hub, connection, send.seq, ERROR_OVERLOADED, error_flags(ERROR_OVERLOADED), 1000)
+    if not queue_send(hub, connection, subscription, &send):
+        append_refused(hub, connection, send.seq, ERROR_OVERLOADED, error_flags(ERROR_OVERLOADED), RETRY_AFTER_MS)
         return
-    event.connection = connection_handle(connection)
-    event.number = send.seq
-    event.detail = <unsigned int>send.flags
-    if send.seq > connection.session.highest_seq:
-        connection.session.highest_seq = send.seq
-    else:
-        # Whatever the client says of it: the ACK must name the copy that counts, and this may not be it.
-        event.detail |= SEND_RESEND
-    event.channel = subscription.channel.named.name
-    write_record(event.data, &record)
     send_taken(&hub.send_times, connection.session.id, send.seq, hub.now_us)
     hub.counters.sends_accepted += 1
 

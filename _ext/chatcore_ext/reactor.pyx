@@ -9,7 +9,7 @@ from chatcore_ext.addresses cimport (
     NO_ADDRESS, Address, address_enter, address_find, addresses_forget, key_of_sockaddr,
 )
 from chatcore_ext.connection cimport connection_handle, connection_new, connection_of, connection_release
-from chatcore_ext.constants cimport BURST_EVENTS, RECEIVE_BUFFER_SIZE
+from chatcore_ext.constants cimport BURST_EVENTS, RECEIVE_BUFFER_SIZE, RETRY_AFTER_MS
 from chatcore_ext.deadlines cimport set_deadline
 from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_TOO_MANY_CONNECTIONS
 from chatcore_ext.flush_window cimport window_admit, window_open, window_timer_fired
@@ -66,7 +66,6 @@ cdef enum:
     ACCEPTS_PER_TURN = 64      # a storm of new connections must not hold up those that are here
     # Connections that are ending and may still hear why; when there are more, refused ones are closed without a word.
     MAX_ENDING = 1024
-    RETRY_AFTER_MS = 1000      # told to one connection too many of an address, or while too much is unsent
 
 # Marks a listener, or the timer of the flush window, among the handles of an epoll set: no connection has generation 0.
 cdef enum:

@@ -86,6 +86,28 @@ cdef void note_detached(Tap* tap, const Connection* connection) noexcept:
         event.numbers[1] = connection.close_code
 
 
+# What a receiver may have unsent before its channels pause; None: half of all that it may have.
+cdef unsigned int pause_of(object value, unsigned int max_pending) except? 0:
+    if value is None:
+        return max_pending // 2
+    return min(limited(value, "pause_pending_size", 1), max_pending)
+
+
+cdef int limit_frames(Limits* limits, frames_per_second, frame_burst) except -1:
+    limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
+    limits.frame_burst = burst_of(frame_burst, "frame_burst")
+    limits.excess_per_second = <unsigned int>min(int(frames_per_second) * EXCESS_FACTOR, 0x7FFFFFFF)
+    limits.excess_burst = <unsigned int>min(int(frame_burst) * EXCESS_FACTOR, MAX_BURST)
+    return 0
+
+
+cdef int limit_addresses(Limits* limits, connections, accepts_per_second, accept_burst) except -1:
+    limits.max_connections_per_address = limited(connections, "max_connections_per_address", 1)
+    limits.accepts_per_second = limited(accepts_per_second, "accepts_per_second", 1)
+    limits.accept_burst = burst_of(accept_burst, "accept_burst")
+    return 0
+
+
 # What is None follows from the limits before it.
 cdef int limit_players(Limits* limits, frames_per_second, frame_burst, bytes_per_second, byte_burst) except -1:
     if frames_per_second is None:
@@ -168,22 +190,15 @@ cdef class Turns:
         limits.max_channels_per_connection = limited(max_channels_per_connection, "max_channels_per_connection", 1)
         limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
         limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
-        limits.frames_per_second = limited(frames_per_second, "frames_per_second", 1)
-        limits.frame_burst = burst_of(frame_burst, "frame_burst")
-        limits.excess_per_second = <unsigned int>min(int(frames_per_second) * EXCESS_FACTOR, 0x7FFFFFFF)
-        limits.excess_burst = <unsigned int>min(int(frame_burst) * EXCESS_FACTOR, MAX_BURST)
         limits.max_half_open = limited(max_half_open, "max_half_open", 1)
-        limits.max_connections_per_address = limited(max_connections_per_address, "max_connections_per_address", 1)
-        limits.accepts_per_second = limited(accepts_per_second, "accepts_per_second", 1)
-        limits.accept_burst = burst_of(accept_burst, "accept_burst")
+        limit_frames(&limits, frames_per_second, frame_burst)
+        limit_addresses(&limits, max_connections_per_address, accepts_per_second, accept_burst)
         limit_players(
             &limits, player_frames_per_second, player_frame_burst, player_bytes_per_second, player_byte_burst
         )
         limits.resume_grace_ms = limited(resume_grace_ms, "resume_grace_ms", 0)
         max_pending = limited(max_pending_size, "max_pending_size", 1)
-        pause_pending = max_pending // 2
-        if pause_pending_size is not None:
-            pause_pending = min(limited(pause_pending_size, "pause_pending_size", 1), max_pending)
+        pause_pending = pause_of(pause_pending_size, max_pending)
         if max_total_pending_size < 1:
             raise ValueError(f"max_total_pending_size must be at least 1, not {max_total_pending_size}")
         set_networks(&state.addresses, unlimited_addresses)

@@ -14,7 +14,7 @@ from aiohttp import web
 from chatcore.errors import BadName
 from chatcore.names import validate_channel, validate_player
 from chatcore_ext.constants import MAX_TRACES
-from chatcore_server.backends import BackendUnavailable
+from chatcore_server.backends import MAX_ID, BackendUnavailable
 from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.context import Context
 from chatcore_server.logging import get_logger
@@ -26,7 +26,6 @@ _FAILURES_PER_SECOND = 1
 _FAILURE_BURST = 20
 _LOOK_S = 1.0  # how often a silent trace looks whether somebody is still there
 _UNREAD_S = 30.0  # a follower that takes nothing for so long has gone, and others may need its place
-_MAX_ID = (1 << 63) - 1
 _log = get_logger()
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -153,6 +152,6 @@ def _number(request: web.Request, name: str) -> int:
     text = request.query.get(name, "")
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= _MAX_ID and len(text) < 20):
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) <= MAX_ID and len(text) < 20):
         raise AdminError(400, "bad_request", f"{name} is the id of a message, a number from 1 on")
     return int(text)

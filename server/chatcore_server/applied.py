@@ -6,7 +6,7 @@ import asyncio
 import heapq
 
 from chatcore.errors import Overloaded, error_from_code
-from chatcore_ext.constants import RecordKind
+from chatcore_ext.constants import RETRY_AFTER_MS, RecordKind
 from chatcore_ext.record import encode_record
 from chatcore_server.backends import LogFull, MessageLog, Outcome
 from chatcore_server.controls import AnyControl, encode_control
@@ -68,4 +68,4 @@ class ControlLog:
                 await asyncio.sleep(_RETRY_S)
                 continue
             return await future
-        raise Overloaded("the message log is full", retry_after_ms=1000)
+        raise Overloaded("the message log is full", retry_after_ms=RETRY_AFTER_MS)

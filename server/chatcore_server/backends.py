@@ -7,8 +7,10 @@ slow or fail; a failure is a `BackendUnavailable`, never an empty answer. Holds 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from chatcore_ext.constants import RETRY_AFTER_MS
 from chatcore_ext.error_codes import ErrorCode
 
+MAX_ID = (1 << 63) - 1  # ids are the log's offsets: no log has more
 # Bytes of a history entry beside its sender and its body, in an answer, at most: four integers, flags, MessagePack.
 ENTRY_OVERHEAD = 48
 
@@ -16,7 +18,7 @@ ENTRY_OVERHEAD = 48
 class BackendUnavailable(Exception):
     """A backend did not answer, or not in time. `code` is what the client is told."""
 
-    def __init__(self, code: ErrorCode, reason: str, *, retry_after_ms: int = 1000) -> None:
+    def __init__(self, code: ErrorCode, reason: str, *, retry_after_ms: int = RETRY_AFTER_MS) -> None:
         super().__init__(reason)
         self.code = code
         self.retry_after_ms = retry_after_ms

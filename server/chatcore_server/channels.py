@@ -26,7 +26,7 @@ from chatcore.operations import (
 from chatcore_ext.constants import HASH_UNKNOWN, NO_ID, UNKNOWN_ID, DeliverFlag
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.attendance import Attendance
-from chatcore_server.backends import BackendUnavailable, Conversation, HistoryEntry
+from chatcore_server.backends import MAX_ID, BackendUnavailable, Conversation, HistoryEntry
 from chatcore_server.buckets import KeyedBuckets, monotonic_ms
 from chatcore_server.context import Caller, Context
 from chatcore_server.permissions import Permissions, channel_name, is_direct
@@ -34,7 +34,6 @@ from chatcore_server.social import Social
 from chatcore_server.ticket_keeper import TicketKeeper
 
 MAX_SYNC = 500  # entries in one answer (docs/protocol.md)
-_MAX_ID = (1 << 63) - 1  # ids are the log's offsets: no log has more
 DIRECTS_BEYOND = 1  # channels over limits.channels: a place that rooms and groups cannot take from private chats
 _LAG_WAITS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
@@ -191,13 +190,13 @@ class Channels:
         channel = channel_name(request.channel)
         if request.after and request.before:
             raise RequestError("sync takes one of `after` and `before`")
-        if request.limit < 1 or request.after < 0 or request.before < 0 or request.after > _MAX_ID:
+        if request.limit < 1 or request.after < 0 or request.before < 0 or request.after > MAX_ID:
             raise RequestError("`limit` is at least 1, `after` and `before` are ids")
         await self._permissions.check_read(caller, channel)
         limit, size = min(request.limit, MAX_SYNC), self._context.settings.limits.sync_bytes
         history = self._context.backends.history
         if request.before:
-            found = await history.before(channel, min(request.before, _MAX_ID), limit, size)
+            found = await history.before(channel, min(request.before, MAX_ID), limit, size)
         else:
             await self._await_history(channel, request.after)
             found = await history.after(channel, request.after, limit, size)
@@ -276,7 +275,7 @@ class Channels:
         if channel.startswith(b"room:"):
             raise RequestError("rooms have no read marks")
         await self._permissions.check_read(caller, channel)
-        id = min(max(request.id, NO_ID), await self._head(channel), _MAX_ID)
+        id = min(max(request.id, NO_ID), await self._head(channel), MAX_ID)
         if id != NO_ID and await self._context.backends.sessions.mark_read(caller.player, channel, id):
             event = ReadEvent(request.channel, id)
             for _, connection in self._context.hub.sessions_of(caller.player):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from chatcore.errors import ChatError, ConnectionLost, RequestError
 from chatcore.operations import REQUEST_TYPES, UNDECODABLE, Operation
+from chatcore_ext.constants import RETRY_AFTER_MS
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.context import Caller, Context
@@ -61,7 +62,9 @@ class Requests:
     def _enqueue(self, caller: Caller, handler: Handler, request: Struct) -> None:
         n_under_way = self._under_way.get(caller.connection, 0)
         if n_under_way >= self._context.settings.limits.requests_under_way:
-            error = ChatError("too many requests at once", code=ErrorCode.ERROR_OVERLOADED, retry_after_ms=1000)
+            error = ChatError(
+                "too many requests at once", code=ErrorCode.ERROR_OVERLOADED, retry_after_ms=RETRY_AFTER_MS
+            )
             self._context.outbox.fail(caller.connection, caller.request_id, error)
             return
         self._under_way[caller.connection] = n_under_way + 1
