@@ -5,6 +5,7 @@ Everything that appends output outside the hub's own turn goes through here or c
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -19,12 +20,24 @@ _LOOK_AGAIN_S = 0.01
 _UNREAD_S = 5.0  # nothing taken for so long while a large answer waits: it does not read, and the answer is let go
 
 
+@dataclass(slots=True)
+class _Wait:
+    """For room for a large answer."""
+
+    connection: int
+    most_pending: int
+    least: int  # bytes pending since it waits, and since when
+    since: float
+    done: "asyncio.Future[None]"
+
+
 class Outbox:
     """Loop thread only. `wake` asks for one flush at the end of the turn; calling it again costs nothing."""
 
     def __init__(self, hub: Hub, wake: Callable[[], None]) -> None:
         self._hub = hub
         self.wake = wake
+        self._waits: list[_Wait] = []
 
     def reply(self, connection: int, request_id: int, body: Struct) -> None:
         self._hub.reply(connection, request_id, encode_body(body))
@@ -32,25 +45,44 @@ class Outbox:
 
     async def reply_in_time(self, connection: int, request_id: int, body: Struct, most_pending: int) -> None:
         """As `reply`. A large answer waits until no more than `most_pending` bytes are unsent with it: who asks for
-        much at once gets it as fast as it reads. Who takes nothing at all is closed with `slow_receiver`.
+        much at once gets it as fast as it reads.
         """
         encoded = encode_body(body)
-        if len(encoded) > _LARGE and not await self._wait_for_room(connection, most_pending - len(encoded)):
-            self._hub.close_connection(connection, ErrorCode.ERROR_SLOW_RECEIVER)
+        if len(encoded) > _LARGE:
+            await self.wait_for_room(connection, most_pending - len(encoded))
         self._hub.reply(connection, request_id, encoded)
         self.wake()
 
-    async def _wait_for_room(self, connection: int, most_pending: int) -> bool:
-        """False if nothing was taken for too long. A connection that ends meanwhile has nothing pending."""
-        loop = asyncio.get_running_loop()
-        least, since = self._hub.pending(connection), loop.time()
-        while (pending := self._hub.pending(connection)) > max(0, most_pending):
-            if pending < least:
-                least, since = pending, loop.time()
-            elif loop.time() - since > _UNREAD_S:
+    async def wait_for_room(self, connection: int, most_pending: int) -> None:
+        """Until no more than `most_pending` bytes are unsent to it, or it is gone. Who takes nothing at all is closed
+        with `slow_receiver`.
+        """
+        most_pending = max(0, most_pending)
+        pending = self._hub.pending(connection)
+        if pending > most_pending:
+            loop = asyncio.get_running_loop()
+            self._waits.append(_Wait(connection, most_pending, pending, loop.time(), loop.create_future()))
+            if len(self._waits) == 1:
+                loop.call_later(_LOOK_AGAIN_S, self._look, loop)
+            await self._waits[-1].done
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all who wait: those who do not read may be many."""
+        now = loop.time()
+        self._waits = [wait for wait in self._waits if not wait.done.done() and not self._is_over(wait, now)]
+        if self._waits:
+            loop.call_later(_LOOK_AGAIN_S, self._look, loop)
+
+    def _is_over(self, wait: "_Wait", now: float) -> bool:
+        pending = self._hub.pending(wait.connection)  # 0: it is gone
+        if pending < wait.least:
+            wait.least, wait.since = pending, now
+        if pending > wait.most_pending:
+            if now - wait.since <= _UNREAD_S:
                 return False
+            self._hub.close_connection(wait.connection, ErrorCode.ERROR_SLOW_RECEIVER)
             self.wake()
-            await asyncio.sleep(_LOOK_AGAIN_S)
+        wait.done.set_result(None)
         return True
 
     def fail(self, connection: int, request_id: int, error: ChatError | BackendUnavailable) -> None:
