@@ -1,10 +1,13 @@
 """The embedded store's file: what opens, what does not and what the operator is told. Real files, no server."""
 
 import asyncio
+import os
 import resource
 import shutil
 import sqlite3
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,12 +21,14 @@ from chatcore_server.embedded.database import (
     LOCK_NAME,
     RESERVED_BYTES,
     SCHEMA_VERSION,
+    connect_writer,
 )
 from support.backends import Sender, entries_after
 from support.journal import journal_path, used_journal_bytes
 
 pytestmark = pytest.mark.asyncio
 CODE = ErrorCode.ERROR_INTERNAL
+NOBODY = 65_534  # a user that every Unix has
 
 
 async def create(folder: Path) -> bytes:
@@ -164,6 +169,36 @@ async def test_a_file_that_is_not_ours_stays_as_it_is(
     before = (tmp_path / FILE_NAME).read_bytes()
     assert reason in (await refusal(tmp_path)).reason
     assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+@contextmanager
+def plain_user() -> Iterator[Path]:
+    """A folder of a user for whom permissions hold; for root they do not. Nothing can be imported within."""
+    before = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, before or NOBODY, -1)
+        os.seteuid(before or NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(before)
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal"])
+async def test_a_file_that_can_only_be_read_is_refused_until_it_can_be_written(name: str) -> None:
+    with plain_user() as folder:
+        path = folder / FILE_NAME
+        connect_writer(path, "full", 4).close()
+        if name != FILE_NAME:
+            (folder / name).write_bytes(b"x" * 100)
+        (folder / name).chmod(0o400)
+        for _ in range(2):
+            with pytest.raises(EmbeddedStoreError) as caught:
+                connect_writer(path, "full", 4).close()
+            assert f"cannot write {path}: " in caught.value.reason
+            assert "permissions" in caught.value.fix
+        (folder / name).chmod(0o600)
+        connect_writer(path, "full", 4).close()
 
 
 async def test_a_foreign_sqlite_file_without_an_id_is_refused(tmp_path: Path) -> None:

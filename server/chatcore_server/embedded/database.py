@@ -20,6 +20,7 @@ CACHE_KIB = 65_536  # the writer's page cache: the index leaves of a few thousan
 CHECKPOINT_PAGES = 4_000  # 16 MiB of write-ahead log between checkpoints: index leaves are rewritten less often
 JOURNAL_LIMIT = 64 << 20  # bytes of write-ahead log file that are kept after a burst
 RESERVED_BYTES = 17 << 20  # of write-ahead log file from the start: those between checkpoints and their 24-byte headers
+_CHECK_PERMISSIONS = "Check the owner and the permissions of the data folder and of the files in it"
 
 SCHEMA = """
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -120,6 +121,7 @@ def connect_writer(path: Path, synchronous: Literal["full", "normal"], partition
             _check_identity(connection, path)
             _set_up(connection, partitions)
             _check_partitions(connection, path, partitions)
+            _check_writable(connection)
         _reserve_journal(path)
         connection = _open(path)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -218,14 +220,23 @@ def _check_partitions(connection: sqlite3.Connection, path: Path, partitions: in
         )
 
 
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """SQLite takes a write-ahead log that it may only read, too, and says so at the first change; this one is taken
+    back. Raises sqlite3.Error."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("ROLLBACK")
+
+
 def _create_for_one_user(path: Path) -> None:
     """What players say is nobody else's on this machine, even in a folder that was there before and lets others in.
-    SQLite gives its other files the same mode.
+    SQLite gives its other files the same mode. Raises EmbeddedStoreError if it cannot be written: SQLite would open it
+    for reading, and leave files beside it that cannot be written either.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError:  # SQLite will not get further, and says more of it
-        pass
+    except OSError as error:
+        raise EmbeddedStoreError(f"cannot write {path}: {error.strerror}", _CHECK_PERMISSIONS) from error
 
 
 def open_error(path: Path, error: sqlite3.Error) -> EmbeddedStoreError:
@@ -236,4 +247,6 @@ def open_error(path: Path, error: sqlite3.Error) -> EmbeddedStoreError:
         return EmbeddedStoreError(f"{path} is damaged: {error}", "Restore a copy, or move it away to start anew")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return EmbeddedStoreError(f"cannot write {path}: {error}", "Free space on its disk, or check the disk")
+    if code == sqlite3.SQLITE_READONLY:
+        return EmbeddedStoreError(f"cannot write {path}: {error}", _CHECK_PERMISSIONS)
     return EmbeddedStoreError(f"cannot open {path}: {error}", "Check the folder's owner, permissions and disk")
