@@ -36,6 +36,13 @@ def get_logger() -> Logger:
     return logger
 
 
+def get_answering_logger() -> Logger:
+    """For what somebody has just asked for: they are told whatever the level is, also by the line that changes it."""
+    unfiltered = structlog.make_filtering_bound_logger(logging.NOTSET)
+    logger: Logger = structlog.wrap_logger(None, wrapper_class=unfiltered)
+    return logger
+
+
 def configure_logging(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> None:
     """`form`: auto, text or json. May be called again: what is logged from then on goes by the new level."""
     stream = stream or sys.stderr

@@ -88,7 +88,7 @@ class Login:
         limits = self._context.settings.limits
         self._limits = Limits(
             limits.frame_bytes,
-            limits.largest_body,
+            limits.body_bytes,
             MAX_UNACKED_SENDS,
             limits.channels,
             limits.frames_per_second,

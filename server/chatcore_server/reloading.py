@@ -6,13 +6,14 @@ Decides by the definitions alone. Everything is checked before anything changes:
 from collections.abc import Callable
 from typing import NamedTuple
 
-from chatcore_server.logging import get_logger
+from chatcore_server.logging import get_answering_logger
 from chatcore_server.setting import Definition
-from chatcore_server.settings import ServerSettings, SettingsError, check
-from chatcore_server.settings_layers import all_settings, with_values
+from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.settings_check import check
+from chatcore_server.settings_layers import all_settings, described, with_values
 from chatcore_server.settings_text import shown
 
-_log = get_logger()
+_log = get_answering_logger()
 
 
 class Plan(NamedTuple):
@@ -39,7 +40,7 @@ def plan(running: ServerSettings, wanted: ServerSettings) -> Plan:
             left.append(change)
     settings = with_values(running, values)
     try:
-        check(settings)
+        check(settings, lambda key: described(key, settings))
     except SettingsError as problem:
         raise SettingsError(f"{problem}. Without a restart {'; '.join(left)} cannot change") from None
     return Plan(settings, taken_up, left)

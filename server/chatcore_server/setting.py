@@ -7,6 +7,7 @@ or the environment.
 
 import dataclasses
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -14,9 +15,18 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get
 
 import msgspec
 
-from chatcore_server.units import format_duration, format_size, parse_duration, parse_size
+from chatcore_server.units import MAX_DIGITS, format_duration, format_size, parse_duration, parse_size
 
 PREFIX = "CHATCORE_"  # of all variables in the environment that are the server's
+DAY_MS = 86_400_000
+
+
+class EntryError(ValueError):
+    """One entry of a list is wrong."""
+
+    def __init__(self, problem: str, entry: str) -> None:
+        super().__init__(problem)
+        self.entry = entry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +40,11 @@ class Kind(ABC):
     @abstractmethod
     def read(self, value: object) -> object:
         """The field's value. Raises ValueError, whose text says what it must be."""
+
+    @property
+    def values(self) -> str:
+        """What it may be, for those who read about it; "" where `about` says all."""
+        return ""
 
     def from_text(self, text: str) -> object:
         """What TOML would have of a text from the environment or a flag. Raises ValueError."""
@@ -62,6 +77,10 @@ class Choice(Kind):
             raise ValueError(f"must be one of {', '.join(map(json.dumps, self.options))}")
         return value
 
+    @property
+    def values(self) -> str:
+        return f"One of {', '.join(map(json.dumps, self.options))}."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Switch(Kind):
@@ -86,7 +105,7 @@ class Texts(Kind):
         return tuple(value)
 
     def from_text(self, text: str) -> object:
-        return [each.strip() for each in text.split(",") if each.strip()]
+        return [each.strip() for each in text.split(",")] if text.strip() else []
 
     def show(self, value: Any) -> str:
         return json.dumps(list(value), ensure_ascii=False)
@@ -101,11 +120,43 @@ class Networks(Texts):
         if len(networks) > self.most:
             raise ValueError(f"must be at most {self.most} networks")
         for network in networks:
-            try:
-                ip_network(network)
-            except ValueError as problem:
-                raise ValueError(f"must be addresses or networks: {problem}") from None
+            self._check(network)
         return networks
+
+    def _check(self, text: str) -> None:
+        try:
+            ip_network(text)
+        except ValueError:
+            raise EntryError(f'must be addresses or networks such as "{_network_around(text)}"', text) from None
+
+
+def _network_around(address: str) -> str:
+    """The one that was meant by an address within it, 10.0.0.1/8; for what is none, an example."""
+    try:
+        return str(ip_network(address, strict=False))
+    except ValueError:
+        return "10.0.0.0/8"
+
+
+# As browsers send it (RFC 6454, 6.2): in lower case, without a path, without the port that the scheme has anyway.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_USUAL_PORT = re.compile(r"http://.*:80|https://.*:443")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origins(Texts):
+    """ "null" is what browsers send for pages without an origin of their own."""
+
+    def read(self, value: object) -> tuple[str, ...]:
+        origins = super().read(value)
+        for origin in origins:
+            if origin not in ("*", "null") and (not _ORIGIN.fullmatch(origin) or _USUAL_PORT.fullmatch(origin)):
+                raise EntryError(
+                    'must be origins as browsers send them, such as "https://game.example": in lower case, without a'
+                    " path, and without the port if it is the usual one",
+                    origin,
+                )
+        return origins
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +170,7 @@ class Count(Kind):
         return self.within(value)
 
     def from_text(self, text: str) -> object:
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else text
 
     def within(self, value: int) -> int:
         if not self.lowest <= value <= self.highest:
@@ -156,7 +207,8 @@ class Quantity(Count):
 class Duration(Quantity):
     """Milliseconds; the field's name ends in `_ms`, and the key's does not."""
 
-    highest: int = (1 << 53) - 1  # exact in every client's numbers
+    # The hub counts up to 2^31 ms, heartbeat and grace together, and a frame up to 2^32.
+    highest: int = 7 * DAY_MS
 
     def parse(self, text: str) -> int:
         return parse_duration(text)

@@ -1,22 +1,43 @@
 """The server's settings: every one with its default, its range, its description and when a change takes effect.
 
 Each Table is a table of the configuration file. In the file values carry their units; the fields are whole
-milliseconds (`_ms`) and bytes (`_bytes`). Where the values come from is settings_layers.py's. Never opens a socket or
-a key.
+milliseconds (`_ms`) and bytes (`_bytes`). Where the values come from is settings_layers.py's, which of them go together
+settings_check.py's. Never opens a socket or a key.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from chatcore_ext import constants
 from chatcore_server.embedded.settings import EmbeddedSettings
-from chatcore_server.setting import Choice, Count, Duration, Networks, Size, Switch, Table, Text, Texts
+from chatcore_server.setting import DAY_MS, Choice, Count, Duration, Networks, Origins, Size, Switch, Table, Text
 
 MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
 _MAX_PORT = 65_535
+_MIN_FRAME = 256  # bytes: at least a HELLO with a token has to fit
+_MAX_PENDING = 1 << 30  # bytes: the hub counts them in 31 bits
+_MAX_BODY = 15 << 20  # bytes: what stands around it in a frame, which has up to 16 MiB, is less than the other one
+_MAX_LISTED = 100_000  # players in one answer, under 150 bytes each: it is one frame
 
 
 class SettingsError(Exception):
-    """A setting is unknown, of the wrong type or out of range. The text names the key and what it must be."""
+    """A setting is unknown, of the wrong type or out of range, or what it names is of no use. The text names the key
+    and what it must be; `key` is "" where the text says who set it, too.
+    """
+
+    def __init__(self, text: str, key: str = "") -> None:
+        super().__init__(text)
+        self.key = key
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """What is wrong within is wrong with what this setting names."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{key}: {error}", key) from None
 
 
 class AuthenticationSettings(Table, frozen=True, kw_only=True):
@@ -72,27 +93,43 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     # Three are not live: `frame_size` and the heartbeats. A client that has been told others would be cut off.
 
     frame_bytes: Annotated[
-        # At least a HELLO with a token has to fit.
         int,
-        Size(lowest=256, highest=constants.MAX_BODY_LENGTH, about="Inbound frame; whoever sends more is closed."),
+        Size(
+            lowest=_MIN_FRAME, highest=constants.MAX_BODY_LENGTH, about="Inbound frame; whoever sends more is closed."
+        ),
     ] = constants.DEFAULT_MAX_FRAME_SIZE
     body_bytes: Annotated[
         int,
         Size(
             is_live=True,
-            about="Of a message; more is refused. A little less than a frame holds, so that most are told so.",
+            highest=_MAX_BODY,
+            about="Of a message; more is refused. At least 13 bytes less than frame_size, better a little more, so that"
+            " most are told so.",
         ),
     ] = 4_000
     pending_bytes: Annotated[
-        int, Size(is_live=True, about="Unsent to one client, then it is cut off. At least twice pause_size.")
+        int,
+        Size(
+            is_live=True,
+            lowest=2 * _MIN_FRAME,
+            highest=_MAX_PENDING,
+            about="Unsent to one client, then it is cut off. At least twice pause_size.",
+        ),
     ] = constants.DEFAULT_MAX_PENDING_SIZE
     pause_bytes: Annotated[
-        int, Size(is_live=True, about="Unsent to one client, then messages are left out until it has caught up (GAP).")
+        int,
+        Size(
+            is_live=True,
+            lowest=_MIN_FRAME,
+            highest=_MAX_PENDING // 2,
+            about="Unsent to one client, then messages are left out until it has caught up (GAP).",
+        ),
     ] = constants.DEFAULT_MAX_PENDING_SIZE // 2
     total_pending_bytes: Annotated[
         int,
         Size(
             is_live=True,
+            lowest=2 * _MIN_FRAME,
             highest=1 << 46,
             about="Unsent to all clients of a worker; from there on only those pay who do not read.",
         ),
@@ -139,7 +176,8 @@ class LimitSettings(Table, frozen=True, kw_only=True):
             " header.",
         ),
     ] = ("127.0.0.0/8", "::1/128")
-    channels: Annotated[int, Count(is_live=True, about="Channels that one connection is in.")] = (
+    # All of them are in WELCOME, with up to 165 bytes each.
+    channels: Annotated[int, Count(is_live=True, highest=65_535, about="Channels that one connection is in.")] = (
         constants.DEFAULT_MAX_CHANNELS_PER_CONNECTION
     )
     room_members: Annotated[int, Count(is_live=True, about="Connections in one room.")] = 100_000
@@ -187,18 +225,24 @@ class LimitSettings(Table, frozen=True, kw_only=True):
         int, Duration(about="Added to the heartbeat before a silent connection is closed.")
     ] = constants.DEFAULT_HEARTBEAT_GRACE_MS
     # A quarter of pending_size, so that it always fits.
-    sync_bytes: Annotated[int, Size(is_live=True, about="Messages in one answer to `sync`; at most pause_size.")] = (
-        65_536
-    )
+    sync_bytes: Annotated[
+        int, Size(is_live=True, highest=_MAX_BODY, about="Messages in one answer to `sync`; at most pause_size.")
+    ] = 65_536
     # A client that joins all its channels at once, and then some.
     requests_under_way: Annotated[int, Count(is_live=True, about="Unanswered requests of one connection.")] = 512
-    conversations: Annotated[int, Count(is_live=True, about="In WELCOME and in the answer to `conversations`.")] = 256
-    members: Annotated[int, Count(is_live=True, about="In the answer to `members`.")] = 1_000
-    blocks: Annotated[int, Count(is_live=True, about="Of one player: they are looked up at each login.")] = 1_000
+    # Beside the channels, with up to 200 bytes each.
+    conversations: Annotated[
+        int, Count(is_live=True, highest=10_000, about="In WELCOME and in the answer to `conversations`.")
+    ] = 256
+    members: Annotated[int, Count(is_live=True, highest=_MAX_LISTED, about="In the answer to `members`.")] = 1_000
+    blocks: Annotated[
+        int, Count(is_live=True, highest=_MAX_LISTED, about="Of one player: they are looked up at each login.")
+    ] = 1_000
     friends: Annotated[
         int,
         Count(
             is_live=True,
+            highest=_MAX_LISTED,
             about="That one player has added, answered or not: friends are told of the player's comings and goings.",
         ),
     ] = 1_000
@@ -213,21 +257,19 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     creations_per_second: Annotated[int, Count(is_live=True, about="New groups of one player, in the long run.")] = 1
     creation_burst: Annotated[int, Count(is_live=True, highest=MAX_BURST, about="And at once.")] = 20
 
-    @property
-    def largest_body(self) -> int:
-        """Bytes: `body_bytes`, unless a frame holds less."""
-        return min(self.body_bytes, self.frame_bytes - constants.SEND_PREFIX_SIZE)
-
 
 class LogSettings(Table, frozen=True, kw_only=True):
     """The message log: what all its readers must agree on."""
 
     replay_window_ms: Annotated[
-        int, Duration(about="A resend is recognised this long, and a ticket works for four fifths of it.")
+        int,
+        Duration(
+            highest=365 * DAY_MS, about="A resend is recognised this long, and a ticket works for four fifths of it."
+        ),
     ] = constants.DEFAULT_REPLAY_WINDOW_MS
-    chain_idle_ms: Annotated[int, Duration(about="A channel silent for longer starts a new chain of hashes.")] = (
-        constants.DEFAULT_CHAIN_IDLE_MS
-    )
+    chain_idle_ms: Annotated[
+        int, Duration(highest=36_500 * DAY_MS, about="A channel silent for longer starts a new chain of hashes.")
+    ] = constants.DEFAULT_CHAIN_IDLE_MS
     heads: Annotated[int, Count(about="Channels whose last id is kept in memory, 200 bytes each.")] = (
         constants.DEFAULT_MAX_HEADS
     )
@@ -286,7 +328,7 @@ class WebSocketSettings(Table, frozen=True, kw_only=True):
     # A client that is no browser names no page and is let in.
     origins: Annotated[
         tuple[str, ...],
-        Texts(is_live=True, about='Pages whose scripts may connect, as "https://game.example"; "*" = all.'),
+        Origins(is_live=True, about='Pages whose scripts may connect, as "https://game.example"; "*" = all.'),
     ] = ()
 
 
@@ -346,20 +388,3 @@ class ServerSettings(Table, frozen=True, kw_only=True):
         again what was open, and what it sends at the last moment may be a while on its way.
         """
         return self.log.replay_window_ms * 4 // 5
-
-
-def check(settings: ServerSettings) -> None:
-    """What concerns more than one setting. Raises SettingsError."""
-    limits, tls, websocket = settings.limits, settings.tls, settings.websocket
-    if limits.pause_bytes < max(limits.frame_bytes, limits.sync_bytes):
-        raise SettingsError("limits.pause_size must be at least limits.frame_size and limits.sync_size")
-    if limits.pending_bytes < 2 * limits.pause_bytes:
-        raise SettingsError("limits.pending_size must be at least twice limits.pause_size")
-    if limits.total_pending_bytes < limits.pending_bytes:
-        raise SettingsError("limits.total_pending_size must be at least limits.pending_size")
-    if not tls.certificate_file and (tls.enabled or (websocket.enabled and websocket.tls)):
-        raise SettingsError("tls.certificate_file must name the server's certificate: a door is to be encrypted")
-    if tls.client_certificates != "none" and not tls.client_ca_file:
-        raise SettingsError("tls.client_ca_file must name who signs the clients' certificates, or ask for none")
-    if not websocket.path.startswith("/") or "?" in websocket.path:
-        raise SettingsError(f"websocket.path must begin with a slash and have no '?', unlike {websocket.path}")

@@ -17,9 +17,11 @@ import msgspec
 
 from chatcore_server.nearest import nearest
 from chatcore_server.setting import PREFIX, Definition, Table, definitions, variable_of
-from chatcore_server.settings import ServerSettings, SettingsError, check
+from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.settings_check import check
 
 CONFIG_VARIABLE = "CHATCORE_CONFIG"  # names the file where --config does not
+DEFAULT = "default"  # set it
 _LOG_FIELDS = ("replay_window_ms", "chain_idle_ms")  # that the embedded store shares with the other readers
 
 
@@ -39,6 +41,10 @@ class Resolved(NamedTuple):
 
     settings: ServerSettings
     origins: dict[str, str]
+
+    def explained(self, error: SettingsError) -> str:
+        """With who set what is wrong, if the text does not say it."""
+        return f"{error}{_by(self.origins.get(error.key, DEFAULT) if error.key else '')}"
 
 
 @cache
@@ -62,8 +68,14 @@ def resolve(*layers: Layer) -> Resolved:
     settings = with_values(ServerSettings(), {all_settings()[key].path: value for key, value in values.items()})
     agreed = {name: getattr(settings.log, name) for name in _LOG_FIELDS}
     settings = msgspec.structs.replace(settings, embedded=msgspec.structs.replace(settings.embedded, **agreed))
-    check(settings)
+    check(settings, lambda key: described(key, settings, origins.get(key, DEFAULT)))
     return Resolved(settings, origins)
+
+
+def described(key: str, settings: ServerSettings, origin: str = "") -> str:
+    """A key with its value and who set it, for what is said of several."""
+    definition = all_settings()[key]
+    return f"{key} ({', '.join(filter(None, (definition.kind.show(definition.value_in(settings)), origin)))})"
 
 
 def _read(definition: Definition, given: Given) -> object:
@@ -71,7 +83,8 @@ def _read(definition: Definition, given: Given) -> object:
         return definition.kind.read(given.value)
     except ValueError as problem:
         raise SettingsError(
-            f"{definition.key} {problem}, not {_shown(definition, given.value)}{_by(given.origin)}"
+            f"{definition.key} {problem}, not {_shown(definition, getattr(problem, 'entry', given.value))}"
+            f"{_by(given.origin)}"
         ) from None
 
 
@@ -101,7 +114,8 @@ def read_config(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: lists in lists in lists
+    # ValueError: not UTF-8, not TOML, or a number of thousands of digits; the last: lists in lists in lists.
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -116,13 +130,17 @@ def _flattened(table: Mapping[str, object], prefix: str, origin: str) -> Iterabl
         if key in all_settings():
             yield key, Given(value, origin)
         elif not isinstance(value, Mapping):
-            if key in _tables():
-                raise SettingsError(f"{key} is a table, [{key}], and not a value{_by(origin)}")
-            raise SettingsError(f"unknown setting {key}{suggestion(key)}{_by(origin)}")
+            raise _unknown(key, origin)
         elif key not in _tables():
             raise SettingsError(f"unknown table [{key}]{_nearest_table(key)}{_by(origin)}")
         else:
             yield from _flattened(value, f"{key}.", origin)
+
+
+def _unknown(key: str, origin: str) -> SettingsError:
+    if key in _tables():
+        return SettingsError(f"{key} is a table, [{key}], and not a value{_by(origin)}")
+    return SettingsError(f"unknown setting {key}{suggestion(key)}{_by(origin)}")
 
 
 @cache
@@ -163,10 +181,10 @@ def assignments_layer(assignments: Iterable[str], origin: str) -> dict[str, Give
     layer = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
-        if not equals:
+        if not key or not equals:
             raise SettingsError(f"{assignment} is not KEY=VALUE{_by(origin)}")
         if key not in all_settings():
-            raise SettingsError(f"unknown setting {key}{suggestion(key)}{_by(origin)}")
+            raise _unknown(key, origin)
         layer[key] = Given(all_settings()[key].kind.from_text(text), origin)
     return layer
 
@@ -206,7 +224,9 @@ def _names() -> list[tuple[str, str]]:
 
 
 def _nearest_variable(name: str) -> str:
-    return _did_you_mean(nearest(name, ((variable_of(called), variable_of(key)) for called, key in _names())))
+    """Without the prefix, which would make all of them near."""
+    names = ((variable_of(called).removeprefix(PREFIX), variable_of(key)) for called, key in _names())
+    return _did_you_mean(nearest(name.removeprefix(PREFIX), names))
 
 
 def _nearest_table(name: str) -> str:

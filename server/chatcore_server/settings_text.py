@@ -11,7 +11,8 @@ from typing import Any
 
 from chatcore_server.setting import Definition, Table
 from chatcore_server.settings import ServerSettings
-from chatcore_server.settings_layers import Resolved, all_settings
+from chatcore_server.settings_layers import DEFAULT, Resolved, all_settings
+from chatcore_server.units import DURATIONS, SIZES
 
 MASK = "********"
 _WIDTH = 100  # of the comments in the example file
@@ -29,7 +30,7 @@ def shown(definition: Definition, value: Any) -> str:
 def effective(resolved: Resolved) -> str:
     """One line for each setting: key, value, and where it came from as a comment; so it is TOML, too."""
     lines = [
-        (f"{each.key} = {shown(each, each.value_in(resolved.settings))}", resolved.origins.get(each.key, "default"))
+        (f"{each.key} = {shown(each, each.value_in(resolved.settings))}", resolved.origins.get(each.key, DEFAULT))
         for each in all_settings().values()
     ]
     width = max(len(line) for line, _ in lines)
@@ -41,7 +42,7 @@ def effective_as_json(resolved: Resolved) -> str:
     settings = {
         each.key: {
             "value": json.loads(shown(each, each.value_in(resolved.settings))),  # TOML's values are JSON's
-            "origin": resolved.origins.get(each.key, "default"),
+            "origin": resolved.origins.get(each.key, DEFAULT),
         }
         for each in all_settings().values()
     }
@@ -69,16 +70,20 @@ def example() -> str:
     """A configuration file with every setting, each commented out with its default."""
     lines = [
         "# Every setting of chatcore with its default. Take away the # in front of what you change; the rest may go.",
-        "# A duration is a string with its unit (ms, s, m, h, d), and so is a size (B, KiB, MiB, GiB, kB, MB, GB).",
+        f"# A duration is a string with its unit ({', '.join(DURATIONS)}), and so is a size ({', '.join(SIZES)}).",
         "# [live]: a running server takes a change up on SIGHUP. `chatcore config --config FILE` checks a file.",
     ]
     for table, settings in _by_table():
         if table:
             lines += ["", "", *_comment(_about(table)), f"[{table}]"]
         for each in settings:
-            lines += ["", *_comment(each.kind.about + (" [live]" if each.kind.is_live else ""))]
+            lines += ["", *_comment(_full_about(each) + (" [live]" if each.kind.is_live else ""))]
             lines.append(f"#{each.key.rpartition('.')[2]} = {each.kind.show(each.default)}")
     return "\n".join(lines) + "\n"
+
+
+def _full_about(definition: Definition) -> str:
+    return f"{definition.kind.about} {definition.kind.values}".rstrip()
 
 
 def _comment(text: str) -> list[str]:
@@ -93,7 +98,7 @@ def page_tables() -> str:
         lines += [title, "", "| setting | default | live | |", "| --- | --- | --- | --- |"]
         for each in settings:
             name, live = each.key.rpartition(".")[2], "yes" if each.kind.is_live else ""
-            lines.append(f"| `{name}` | `{each.kind.show(each.default)}` | {live} | {_cell(each.kind.about)} |")
+            lines.append(f"| `{name}` | `{each.kind.show(each.default)}` | {live} | {_cell(_full_about(each))} |")
         lines.append("")
     return "\n".join(lines)
 

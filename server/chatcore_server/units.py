@@ -10,7 +10,8 @@ DURATIONS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 # Powers of 1,024 and, for those who mean them, of 1,000 (IEC 80000-13).
 SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _BINARY = {unit: factor for unit, factor in SIZES.items() if unit == "B" or "i" in unit}
-_QUANTITY = re.compile(r"([0-9]{1,15})([A-Za-z]+)")
+MAX_DIGITS = 4_000  # Python takes no number of more than 4,300: over any bound, all the same
+_QUANTITY = re.compile(rf"([0-9]{{1,{MAX_DIGITS}}})([A-Za-z]+)")
 
 
 def parse_duration(text: str) -> int:

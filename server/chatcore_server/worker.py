@@ -334,7 +334,7 @@ def _hub_limits(settings: ServerSettings) -> dict[str, Any]:
         "max_total_pending_size": limits.total_pending_bytes,
         "max_connections": limits.connections,
         "max_channels_per_connection": limits.channels + DIRECTS_BEYOND,
-        "max_body_size": limits.largest_body,
+        "max_body_size": limits.body_bytes,
         "hello_timeout_ms": limits.hello_timeout_ms,
         "heartbeat_timeout_ms": limits.heartbeat_ms + limits.heartbeat_grace_ms,
         "frames_per_second": limits.frames_per_second,

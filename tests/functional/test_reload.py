@@ -67,11 +67,15 @@ async def test_a_wrong_file_harms_nobody(make_server: MakeServer) -> None:
         "[limits]\nchannels = 1\nmembers = 0\n",
         "[limits]\nchannels = 1\nmember = 1\n",
         "[limits]\nchannels = \n",
+        "[limits]\nchannels = 1\nhello_timeout = '30d'\n",
+        "[limits]\nchannels = 1\nbody_size = '4KiB'\n",
         f'[limits]\nchannels = 1\n[authentication]\nsecret_file = "{server.folder}/none"\n',
     ):
         line = await reload(server, wrong, "configuration_rejected")
         assert line["level"] == "error"
-        assert any(word in line["reason"] for word in ("limits.members", "limits.member;", "TOML", "none"))
+        assert any(
+            word in line["reason"] for word in ("limits.members", "limits.member;", "TOML", "7d", "4083B", "none")
+        )
     server.config.unlink()
     server.send_signal(signal.SIGHUP)
     await until(lambda: "cannot read" in logged(server, "configuration_rejected")[-1]["reason"])
@@ -81,6 +85,7 @@ async def test_a_wrong_file_harms_nobody(make_server: MakeServer) -> None:
         await ann.client.join("room:c")
     assert not ann.told(ConnectionClosed)
     assert not logged(server, "configuration_reloaded")
+    assert not logged(server, "reload_failed")
     await ann.close()
 
 
@@ -118,8 +123,10 @@ async def test_the_level_of_the_log(make_server: MakeServer) -> None:
     assert server.log.read_text() == ""
     line = await reload(server, "")
     assert line["changed"] == ['logging.level: "error" -> "info"']
-    await reload(server, '[logging]\nlevel = "warning"\n[limits]\nheartbeat = "7s"\n', "restart_to_apply")
-    assert len(logged(server, "configuration_reloaded")) == 1
+    for level, before in (("warning", "info"), ("error", "warning")):  # whoever asks is answered
+        line = await reload(server, f'[logging]\nlevel = "{level}"\n')
+        assert (line["level"], line["changed"]) == ("info", [f'logging.level: "{before}" -> "{level}"'])
+    await reload(server, '[logging]\nlevel = "error"\n[limits]\nheartbeat = "7s"\n', "restart_to_apply")
 
 
 async def test_many_at_once(make_server: MakeServer) -> None:

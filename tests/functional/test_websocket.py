@@ -122,7 +122,7 @@ async def test_a_message_that_is_too_long(is_logged_in: bool, server: LocalServe
 async def test_every_server_takes_messages_of_the_size_that_clients_send(
     start_server: StartServer, open_socket: OpenSocket
 ) -> None:
-    server = start_server(limits={"frame_size": "400B"})
+    server = start_server(limits={"frame_size": "400B", "body_size": "300B"})
     stream = await open_socket(server)
     ann = RawClient(stream, stream)
     await ann.login(token=server.token("ann"))

@@ -28,10 +28,10 @@ def error_of(environment: dict[str, str] | None = None, *assignments: str, file:
 
 def test_each_layer_wins_over_those_before_and_is_named(tmp_path: Path) -> None:
     file = tmp_path / "chatcore.toml"
-    file.write_text('host = "a"\nport = 1\nhttp_port = 1\n[limits]\nchannels = 1\nheartbeat = "1s"\n')
+    file.write_text('host = "::1"\nport = 1\nhttp_port = 1\n[limits]\nchannels = 1\nheartbeat = "1s"\n')
     sources = Sources(file, ["limits.channels=3", "http_port=3"], {"http_port": Given(4, "--http-port")})
     settings, origins = sources.resolve({"CHATCORE_PORT": "2", "CHATCORE_LIMITS_CHANNELS": "2", "HOME": "/"})
-    assert (settings.host, settings.port, settings.limits.channels, settings.http_port) == ("a", 2, 3, 4)
+    assert (settings.host, settings.port, settings.limits.channels, settings.http_port) == ("::1", 2, 3, 4)
     assert origins == {
         "host": str(file),
         "port": "CHATCORE_PORT",
@@ -65,12 +65,13 @@ def test_every_setting_can_be_set_by_the_environment_and_by_a_flag() -> None:
 
 def test_lists_and_switches_as_text() -> None:
     settings = resolved(
-        {"CHATCORE_WEBSOCKET_ORIGINS": "https://a, https://b=c", "CHATCORE_WEBSOCKET_TLS": "False"}
+        {"CHATCORE_WEBSOCKET_ORIGINS": "https://a, https://b", "CHATCORE_WEBSOCKET_TLS": "False"}
     ).settings
-    assert settings.websocket.origins == ("https://a", "https://b=c")
+    assert settings.websocket.origins == ("https://a", "https://b")
     assert settings.websocket.tls is False
     assert resolved({"CHATCORE_LIMITS_UNLIMITED_ADDRESSES": ""}).settings.limits.unlimited_addresses == ()
-    assert resolved(None, "host=a=b").settings.host == "a=b"
+    assert resolved(None, "data=a=b").settings.data == "a=b"
+    assert error_of(None, "websocket.origins=https://a,,https://b").endswith("not '' (--set)")
 
 
 @pytest.mark.parametrize(
@@ -79,10 +80,16 @@ def test_lists_and_switches_as_text() -> None:
         ("CHATCORE_LIMITS_HELO_TIMEOUT", "CHATCORE_LIMITS_HELLO_TIMEOUT"),
         ("CHATCORE_LIMITS_FRAME_BYTES", "CHATCORE_LIMITS_FRAME_SIZE"),
         ("CHATCORE_HTTPPORT", "CHATCORE_HTTP_PORT"),
+        ("CHATCORE_PROT", "CHATCORE_PORT"),
+        ("CHATCORE_HEARTBEAT", "CHATCORE_LIMITS_HEARTBEAT"),
     ],
 )
 def test_an_unknown_variable(variable: str, right: str) -> None:
     assert error_of({variable: "1"}) == f"unknown variable {variable}; did you mean {right}?"
+
+
+def test_an_unknown_variable_that_is_like_none() -> None:
+    assert error_of({"CHATCORE_FOO": "1"}) == "unknown variable CHATCORE_FOO"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,9 @@ def test_errors_name_what_set_it(tmp_path: Path) -> None:
     assert error_of({"CHATCORE_PORT": ""}) == "port must be a whole number, not '' (CHATCORE_PORT)"
     assert error_of(None, "limits.heartbeat=5").endswith("not '5' (--set)")
     assert error_of(None, "limits.heart=5s") == "unknown setting limits.heart; did you mean limits.heartbeat? (--set)"
-    assert error_of(None, "limits=5") == "unknown setting limits (--set)"
+    assert error_of(None, "limits=5") == "limits is a table, [limits], and not a value (--set)"
+    assert error_of(None, "=5") == "=5 is not KEY=VALUE (--set)"
+    assert error_of(None, "port=" + "9" * 25) == f"port must be 0 to 65535, not {'9' * 25} (--set)"
     assert error_of(None, "limits.heartbeat") == "limits.heartbeat is not KEY=VALUE (--set)"
     file = tmp_path / "chatcore.toml"
     file.write_text("[limits]\nheart = 5\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatcore_server.setting import Definition, Text, Texts
+from chatcore_server.setting import Choice, Definition, Text, Texts
 from chatcore_server.settings import ServerSettings
 from chatcore_server.settings_layers import Sources, all_settings, layer_of, load_settings, resolve
 from chatcore_server.settings_text import MASK, effective, effective_as_json, example, page_tables, shown
@@ -16,7 +16,7 @@ WRITE_AGAIN = "run tools/make_settings_pages.py"
 
 
 def test_the_effective_settings_are_a_file_that_sets_the_same() -> None:
-    sources = Sources(None, ["limits.heartbeat=7s", 'host="quoted"\\', "websocket.origins=https://a,ü"])
+    sources = Sources(None, ["limits.heartbeat=7s", 'data="quoted"\\ü', "websocket.origins=https://a,null"])
     text = effective(sources.resolve({}))
     assert resolve(layer_of(tomllib.loads(text), "")).settings == sources.resolve({}).settings
     lines = {line.split(" = ")[0]: line for line in text.splitlines()}
@@ -67,6 +67,14 @@ def test_the_example_file_sets_nothing_and_with_its_comments_taken_away_every_de
     uncommented = layer_of(tomllib.loads("\n".join(lines)), "")
     assert uncommented.keys() == all_settings().keys()
     assert resolve(uncommented).settings == load_settings() == ServerSettings()
+
+
+def test_every_choice_is_named_where_it_is_explained() -> None:
+    for each in all_settings().values():
+        if isinstance(each.kind, Choice):
+            named = "One of " + ", ".join(f'"{option}"' for option in each.kind.options)
+            for text in (example().replace("\n# ", " "), page_tables()):
+                assert named in text, each.key
 
 
 def test_the_page_for_operators_is_of_today() -> None:

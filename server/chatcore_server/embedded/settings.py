@@ -3,9 +3,8 @@
 from typing import Annotated, Literal
 
 from chatcore_ext.constants import DEFAULT_CHAIN_IDLE_MS, DEFAULT_REPLAY_WINDOW_MS
-from chatcore_server.setting import Choice, Count, Duration, Size, Table
+from chatcore_server.setting import DAY_MS, Choice, Count, Duration, Size, Table
 
-DAY_MS = 86_400_000
 _MAX_FILE = (1 << 53) - 1  # bytes: more than SQLite can hold
 
 
@@ -28,9 +27,9 @@ class EmbeddedSettings(Table, frozen=True, kw_only=True):
         Literal["full", "normal"],
         Choice(about='"normal": a power cut may take the last acknowledged messages; saves one fsync per batch.'),
     ] = "full"
-    retention_age_ms: Annotated[int, Duration(lowest=0, about="Messages older than this are removed; 0 = never.")] = (
-        30 * DAY_MS
-    )
+    retention_age_ms: Annotated[
+        int, Duration(lowest=0, highest=36_500 * DAY_MS, about="Messages older than this are removed; 0 = never.")
+    ] = 30 * DAY_MS
     retention_size_bytes: Annotated[
         int,
         Size(lowest=0, highest=_MAX_FILE, about="Of all messages; beyond it the oldest are removed; 0 = never."),
