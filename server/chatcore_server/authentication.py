@@ -5,11 +5,10 @@ Which key verifies a token and by which algorithm is keys.py's. Knows nothing of
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,8 @@ from chatcore_server.keys import (
     verifying_key,
 )
 from chatcore_server.logging import get_logger
-from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError
+from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError, naming
+from chatcore_server.settings_check import is_loopback
 from chatcore_server.watched_files import WatchedFiles
 
 SECRET_NAME = "secret"
@@ -62,7 +62,7 @@ class Authenticator:
     Keys may come and go at any time: they are for logging in. Who is logged in stays so until the token expires.
     """
 
-    def __init__(self, settings: AuthenticationSettings, development_key: bytes | None = None) -> None:
+    def __init__(self, settings: AuthenticationSettings, development_key: Callable[[], bytes] | None = None) -> None:
         """`development_key`: what signs tokens while no key is configured. Raises SettingsError."""
         self._development_key = development_key
         self.n_reads = 0  # of the keys, after the first
@@ -82,13 +82,16 @@ class Authenticator:
         if not settings.is_configured:
             if self._development_key is None:
                 raise SettingsError("no key is configured under authentication, and this is not only for loopback")
-            return KeySet([Key("HS256", self._development_key)])
+            return KeySet([Key("HS256", self._development_key())])
         keys = []
         if settings.secret_file:
-            keys.append(Key("HS256", read_secret_file(Path(settings.secret_file))))
+            with naming("authentication.secret_file"):
+                keys.append(Key("HS256", read_secret_file(Path(settings.secret_file))))
         if settings.public_key_file:
-            keys.append(read_public_key(Path(settings.public_key_file)))
-        return KeySet(keys, read_jwks_file(Path(settings.jwks_file)) if settings.jwks_file else None)
+            with naming("authentication.public_key_file"):
+                keys.append(read_public_key(Path(settings.public_key_file)))
+        with naming("authentication.jwks_file"):
+            return KeySet(keys, read_jwks_file(Path(settings.jwks_file)) if settings.jwks_file else None)
 
     def reload(self, settings: AuthenticationSettings | None = None) -> None:
         """Read all keys now, by new settings if there are any. Raises SettingsError: then the old ones stay in use."""
@@ -202,13 +205,16 @@ def data_secret(folder: Path) -> bytes:
     """The data folder's own 32 random bytes, created at the first call. Raises SettingsError."""
     path = folder / SECRET_NAME
     try:
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(f"the data folder {folder} is no folder: name another with --data, or data", "data")
         if not path.exists():
             _create_secret(folder, path)
         secret = path.read_bytes()
     except OSError as error:
         raise SettingsError(
             f"cannot use the secret {path}: {error.strerror}."
-            " The data folder must belong to the user who runs the server"
+            " The data folder must belong to the user who runs the server",
+            "data",
         ) from None
     if len(secret) != SECRET_SIZE:
         raise SettingsError(
@@ -241,17 +247,15 @@ def ticket_key(secret: bytes) -> bytes:
     return hmac.digest(secret, _TICKET_LABEL, hashlib.sha256)
 
 
-def admin_token(secret: bytes, file: str = "") -> str:
-    """What the administration asks for: the file's, or one that follows from the data folder's secret, so that who may
-    read that folder may ask. Raises SettingsError."""
-    if file:
-        return read_admin_token(Path(file))
+def admin_token(secret: bytes) -> str:
+    """What the administration asks for unless admin.token_file holds another one: it follows from the data folder's
+    secret, so that who may read that folder may ask."""
     return hmac.digest(secret, _ADMIN_LABEL, hashlib.sha256).hex()
 
 
 def read_admin_token(path: Path) -> str:
     """Raises SettingsError unless it is at least 32 printable characters without a space: it goes into a header."""
-    token = read_secret_file(path).decode("ascii", "replace")
+    token = read_secret_file(path, "a token of the administration").decode("ascii", "replace")
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise SettingsError(
             f"{path} must hold a token of printable ASCII characters without spaces: openssl rand -hex 32"
@@ -267,24 +271,10 @@ def claimed_player(token: str) -> bytes:
         return b""
 
 
-def make_authenticator(settings: ServerSettings, secret: bytes) -> Authenticator:
-    """With the configured keys; without any, with the data folder's secret, but then only for loopback. Raises
+def make_authenticator(settings: ServerSettings, secret: Callable[[], bytes]) -> Authenticator:
+    """With the configured keys; without any, with the data folder's `secret`, but then only for loopback. Raises
     SettingsError.
     """
-    if is_loopback(settings.host):
-        return Authenticator(settings.authentication, development_token_key(secret))
-    if not settings.authentication.is_configured:
-        raise SettingsError(
-            f"refusing to listen on {settings.host} with the development secret: who reads the data folder could be"
-            " any player. Set authentication.secret_file (HS256), public_key_file or jwks_file (RS256, ES256, EdDSA),"
-            " or listen on 127.0.0.1"
-        )
-    return Authenticator(settings.authentication)
-
-
-def is_loopback(host: str) -> bool:
-    """Of names only "localhost" counts: any other may resolve to something else tomorrow."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if not is_loopback(settings.host):
+        return Authenticator(settings.authentication)
+    return Authenticator(settings.authentication, lambda: development_token_key(secret()))

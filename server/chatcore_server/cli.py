@@ -44,7 +44,7 @@ def serve(
         int | None, typer.Option(help="Port of /healthz, /readyz and /metrics, 0 = any free one [7480].")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Data folder, created if need be [./data].")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info (the default), warning or error.")] = None,
     assignments: _Set = None,
 ) -> None:
     """Run a chat server. Prints one line on standard output when it accepts connections; logs go to standard error."""
@@ -63,12 +63,18 @@ def serve(
     }
     sources = Sources(config, assignments or (), {key: flag for key, flag in flags.items() if flag.value is not None})
     try:
-        settings = sources.resolve().settings
-        configure_logging(settings.logging.level, settings.logging.format)
+        resolved = sources.resolve()
+    except SettingsError as error:
+        _fail(str(error))
+    settings = resolved.settings
+    configure_logging(settings.logging.level, settings.logging.format)
+    try:
         raise typer.Exit(
             run(settings, lambda: sources.resolve().settings, lambda server: _tell_ready(server, settings))
         )
-    except (SettingsError, ServeError) as error:
+    except SettingsError as error:
+        _fail(resolved.explained(error))
+    except ServeError as error:
         _fail(str(error))
 
 

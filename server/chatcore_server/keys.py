@@ -89,11 +89,11 @@ class KeySet:
 # ---- Secrets and PEM files -------------------------------------------------------------------------------------------
 
 
-def read_secret_file(path: Path) -> bytes:
-    """An HS256 secret. Raises SettingsError if it cannot be read, is short, or is no secret."""
+def read_secret_file(path: Path, what: str = "an HS256 secret") -> bytes:
+    """Raises SettingsError if it cannot be read, is short, or is no secret. `what`: what it is to be."""
     secret = _read(path).rstrip(b"\r\n")
     if len(secret) < SECRET_SIZE:
-        raise SettingsError(f"{path} holds {len(secret)} bytes, but an HS256 secret has at least {SECRET_SIZE}")
+        raise SettingsError(f"{path} holds {len(secret)} bytes, but {what} has at least {SECRET_SIZE}")
     if secret.lstrip().startswith((b"-----BEGIN", b"ssh-", b"{")):
         raise SettingsError(f"{path} holds a key, not a secret: public keys belong into public_key_file or jwks_file")
     return secret

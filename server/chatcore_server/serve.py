@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import uvloop
 
 from chatcore_ext.constants import DEFAULT_MAX_CONNECTIONS
 from chatcore_server.admin import Admin
-from chatcore_server.authentication import admin_token, data_secret, make_authenticator, ticket_key
+from chatcore_server.authentication import admin_token, data_secret, make_authenticator, read_admin_token, ticket_key
 from chatcore_server.backends import BackendUnavailable
 from chatcore_server.doors import DoorError, Doors
 from chatcore_server.embedded import EmbeddedStore, EmbeddedStoreError
@@ -27,7 +28,7 @@ from chatcore_server.logging import configure_logging, get_logger
 from chatcore_server.login import chatcore_version
 from chatcore_server.metrics import Exposition
 from chatcore_server.reloading import Reloader
-from chatcore_server.settings import ServerSettings, SettingsError
+from chatcore_server.settings import AdminSettings, ServerSettings, naming
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
 
@@ -54,27 +55,28 @@ class Server:
         self._is_stopping = False
 
     async def start(self) -> None:
-        """Accepts connections when it returns. Raises ServeError; then `stop` still has to be called."""
+        """Accepts connections when it returns. Raises ServeError, SettingsError; then `stop` still has to be called."""
         folder = Path(self.settings.data)
+        secret = cache(partial(data_secret, folder))  # made when all else has been read: no mistake leaves a folder
         try:
             self.doors = Doors(self.settings)
-            self.doors.bind()  # first: a port in use leaves no folder behind
-            secret = data_secret(folder)
-            token = admin_token(secret, self.settings.admin.token_file)
+            self.doors.bind()
+            token = _read_admin_token(self.settings.admin)
             authenticator = make_authenticator(self.settings, secret)
+            signer = TicketSigner(ticket_key(secret()), self.settings.ticket_lifetime_ms)
             store = EmbeddedStore(folder, self.settings.embedded)
             await store.open()
-        except (SettingsError, EmbeddedStoreError, DoorError) as error:
-            raise ServeError(str(error)) from None
-        self.store = store
-        signer = TicketSigner(ticket_key(secret), self.settings.ticket_lifetime_ms)
-        self.worker = Worker(self.settings, store, authenticator, signer)
-        try:
+            self.store = store
+            self.worker = Worker(self.settings, store, authenticator, signer)
             await self.worker.start()
+            self.http_port = await self._start_http(self.worker, store, token or admin_token(secret()))
+            self.doors.open(self.worker.hub, self.worker.wake)
+        except (EmbeddedStoreError, DoorError) as error:
+            raise ServeError(str(error)) from None
         except BackendUnavailable as error:
             raise ServeError(f"the message log cannot be read: {error}") from None
-        self.http_port = await self._start_http(self.worker, store, token)
-        self.doors.open(self.worker.hub, self.worker.wake)
+        except OSError as error:
+            raise ServeError(f"the server cannot start: {error.strerror or error}") from None
         self.ports = self.doors.ports
 
     @property
@@ -97,7 +99,7 @@ class Server:
             return await self._http.start(host, port)
         except OSError as error:
             raise ServeError(
-                f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose another with --http-port"
+                f"cannot serve HTTP on {host}:{port}: {error.strerror}. Choose others with http_host and --http-port"
             ) from None
 
     def _stop_listening(self) -> None:
@@ -152,17 +154,30 @@ class Server:
 
 
 def serve(settings: ServerSettings, resolve: Callable[[], ServerSettings], on_ready: Callable[[Server], None]) -> int:
-    """Until SIGTERM or SIGINT; the process's exit code. A second one ends the process at once. Raises ServeError.
+    """Until SIGTERM or SIGINT; the process's exit code. A second one ends the process at once. Raises ServeError
+    and SettingsError.
 
     On SIGHUP `resolve` reads the settings anew, and what can change does.
     """
     n_descriptors = _raise_descriptor_limit()
+    if n_descriptors <= _OWN_DESCRIPTORS:
+        raise ServeError(
+            f"this process may open {n_descriptors} files, and needs more than {_OWN_DESCRIPTORS}: raise ulimit -n"
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         server = runner.run(_make_server(_fitting_descriptors(settings, n_descriptors)))
         reloader = Reloader(
             settings, resolve, lambda wanted: server.take_settings(_fitting_descriptors(wanted, n_descriptors))
         )
         return runner.run(_serve(server, reloader, on_ready))
+
+
+def _read_admin_token(settings: AdminSettings) -> str:
+    """ "": none is configured. Raises SettingsError."""
+    if not settings.token_file:
+        return ""
+    with naming("admin.token_file"):
+        return read_admin_token(Path(settings.token_file))
 
 
 async def _make_server(settings: ServerSettings) -> Server:
@@ -177,14 +192,14 @@ async def _serve(server: Server, reloader: Reloader, on_ready: Callable[[Server]
     loop.add_signal_handler(signal.SIGHUP, _on_hangup, sys.stderr.isatty(), asked_to_reload)
     try:
         await server.start()
+        # What is there now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        on_ready(server)
     except BaseException:
         with contextlib.suppress(Exception):
             await server.stop()
         raise
-    # What is there now lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    on_ready(server)
     settings = server.settings
     _log.info("ready", host=settings.host, **server.ports, http=server.http_port, data=settings.data)
     reloading = asyncio.create_task(_reload_when_asked(reloader, asked_to_reload))
@@ -228,7 +243,7 @@ def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to
 
 def _fitting_descriptors(settings: ServerSettings, n_descriptors: int) -> ServerSettings:
     """With no more connections than there can be: one too many then hears so, and the log keeps its files."""
-    possible = max(n_descriptors - _OWN_DESCRIPTORS, 1)
+    possible = n_descriptors - _OWN_DESCRIPTORS
     if settings.limits.connections <= possible:
         return settings
     if settings.limits.connections != DEFAULT_MAX_CONNECTIONS:  # somebody counts on it

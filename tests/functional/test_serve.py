@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from chatcore_server.setting import Count
+from chatcore_server.settings_layers import all_settings
 from support.players import player, until
 from support.servers import ServerProcess
 
@@ -27,6 +29,16 @@ async def run(*arguments: object) -> tuple[int, str, str]:
         sys.executable, "-m", "chatcore_server.cli", *map(str, arguments),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    async with asyncio.timeout(20):
+        out, error = await process.communicate()
+    return process.returncode or 0, out.decode(), error.decode()
+
+
+async def run_shell(line: str) -> tuple[int, str, str]:
+    """The same of a line for the shell."""
+    process = await asyncio.create_subprocess_shell(
+        line, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     async with asyncio.timeout(20):
         out, error = await process.communicate()
     return process.returncode or 0, out.decode(), error.decode()
@@ -104,6 +116,26 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
         assert "--http-port" in error
 
 
+async def test_two_doors_on_one_address_that_has_two_names(tmp_path: Path) -> None:
+    """Where their texts are equal, test_settings_check.py has it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code, out, error = await run(
+        "serve", "--port", port, "--http-port", port, "--set", "http_host=localhost", "--data", tmp_path / "data"
+    )
+    assert (code, out) == (1, "")
+    assert (
+        error == f"chatcore: cannot listen on 127.0.0.1:{port}: Address already in use."
+        " Choose another with --host and --port\n"
+    )
+
+
+async def test_an_address_that_is_none(tmp_path: Path) -> None:
+    code, out, error = await run("serve", "--port", 0, "--set", "http_host=nohost.invalid", "--data", tmp_path / "data")
+    assert (code, out) == (1, "")
+    assert "http_host" in error
+
+
 async def test_a_data_folder_in_use(make_server: MakeServer) -> None:
     server = make_server()
     await server.start()
@@ -117,13 +149,79 @@ async def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     code, out, error = await run("serve", "--port", 0, "--http-port", 0, "--data", tmp_path / "file")
     assert (code, out) == (1, "")
-    assert "data folder" in error
+    assert f"the data folder {tmp_path / 'file'} is no folder" in error
+    assert error.endswith("(--data)\n")
 
 
 async def test_not_beyond_loopback_without_a_key(tmp_path: Path) -> None:
     code, out, error = await run("serve", "--host", "0.0.0.0", "--port", 0, "--http-port", 0, "--data", tmp_path / "d")
     assert (code, out) == (1, "")
     assert "refusing to listen on 0.0.0.0" in error
+    assert (await run("config", "--set", "host=0.0.0.0"))[::2] == (code, error.replace("--host", "--set"))
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("authentication.secret_file", "an HS256 secret has at least 32"),
+        ("authentication.jwks_file", "not a JSON Web Key Set"),
+        ("admin.token_file", "a token of the administration has at least 32"),
+    ],
+)
+async def test_a_broken_key_leaves_no_folder_behind(key: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("x\n")
+    ports = ("--port", 0, "--http-port", 0, "--data", tmp_path / "data")
+    for _ in range(2):
+        code, out, error = await run("serve", *ports, "--set", f"{key}={file}")
+        assert (code, out) == (1, "")
+        assert error.startswith(f"chatcore: {key}: ")
+        assert error.endswith(" (--set)\n")
+        assert words in error
+        assert not (tmp_path / "data").exists()
+        file.unlink(missing_ok=True)
+        words = f"cannot read the key {file}"
+
+
+async def test_a_machine_that_lets_it_open_too_few_files(tmp_path: Path) -> None:
+    serve = f"{sys.executable} -m chatcore_server.cli serve --port 0 --http-port 0 --data {tmp_path / 'data'}"
+    code, _, error = await run_shell(f"ulimit -n 12; exec {serve}")
+    assert code == 1
+    assert error == "chatcore: this process may open 12 files, and needs more than 64: raise ulimit -n\n"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["config", "config --json", "config --example", "serve"])
+async def test_a_full_disk_behind_standard_output(command: str, tmp_path: Path) -> None:
+    options = f"--port 0 --http-port 0 --data {tmp_path / 'data'}" if command == "serve" else ""
+    code, _, error = await run_shell(f"exec {sys.executable} -m chatcore_server.cli {command} {options} > /dev/full")
+    assert code == 1
+    assert error.endswith("chatcore: cannot write to standard output: No space left on device\n")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("which", ["lowest", "highest"])
+async def test_it_serves_with_every_number_at_its_bound(which: str, make_server: MakeServer) -> None:
+    """But for the ports, and for times in which nothing can be done at all."""
+    left_out = {"lowest": ("embedded.lookup_timeout", "embedded.write_timeout", "drain.deadline")}.get(which, ())
+    lines = [
+        f"{key} = {each.kind.show(getattr(each.kind, which))}"
+        for key, each in all_settings().items()
+        if isinstance(each.kind, Count) and not key.endswith("port") and key not in left_out
+    ]
+    server = make_server(config="\n".join(lines))
+    await server.start()
+    if which == "highest":
+        ann = await player(server.port, server.token("ann")).start()
+        await ann.client.join("room:lobby")
+        await ann.client.send("room:lobby", "hello")
+        await ann.close()
+    server.send_signal(signal.SIGHUP)
+    await until(lambda: b"configuration_reloaded" in server.log.read_bytes())
+    server.send_signal(signal.SIGTERM)
+    assert await server.ended() == (0, b"")
+    assert b"Traceback" not in server.log.read_bytes()
+    assert b'"level":"error"' not in server.log.read_bytes()
 
 
 async def test_settings_that_do_not_exist(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 NOW = 1_800_000_000_000  # ms
 LIFETIME = 300_000
 SIGNER = TicketSigner(KEY, LIFETIME)
-AUTHENTICATOR = Authenticator(AuthenticationSettings(), KEY)
+AUTHENTICATOR = Authenticator(AuthenticationSettings(), lambda: KEY)
 MAC = 32  # bytes
 
 

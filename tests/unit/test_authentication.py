@@ -18,13 +18,13 @@ from chatcore_server.authentication import (
     claimed_player,
     data_secret,
     development_token_key,
-    is_loopback,
     make_authenticator,
     make_token,
     ticket_key,
 )
 from chatcore_server.outbox import text_of
-from chatcore_server.settings import AuthenticationSettings, SettingsError
+from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError
+from chatcore_server.settings_check import is_loopback
 from chatcore_server.settings_layers import load_settings
 
 KEY = bytes(range(32))
@@ -32,7 +32,7 @@ KEY = bytes(range(32))
 
 def authenticator(**settings: object) -> Authenticator:
     """With KEY alone."""
-    return Authenticator(AuthenticationSettings(**settings), KEY)  # type: ignore[arg-type]
+    return Authenticator(AuthenticationSettings(**settings), lambda: KEY)  # type: ignore[arg-type]
 
 
 def token(claims: dict[str, object], key: object = KEY, algorithm: str = "HS256") -> str:
@@ -161,13 +161,15 @@ def test_headers_of_no_token(header: object) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_the_development_secret_stays_on_loopback(host: str) -> None:
     with pytest.raises(SettingsError, match="refusing to listen"):
-        make_authenticator(load_settings({"host": host}), KEY)
+        load_settings({"host": host})
+    with pytest.raises(SettingsError, match="not only for loopback"):
+        make_authenticator(ServerSettings(host=host), lambda: KEY)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
 def test_loopback(host: str) -> None:
     assert is_loopback(host)
-    assert make_authenticator(load_settings({"host": host}), KEY)
+    assert make_authenticator(load_settings({"host": host}), lambda: KEY)
 
 
 def test_the_secret_is_made_once_and_for_one_user(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_connections_follow_the_descriptors() -> None:
     enough = settings.limits.connections + 64
     with capture_logs() as logs:
         assert _fitting_descriptors(settings, 1024).limits.connections == 960
-        assert _fitting_descriptors(settings, 10).limits.connections == 1
+        assert _fitting_descriptors(settings, 65).limits.connections == 1
         assert _fitting_descriptors(settings, enough) is settings
     assert logs == [], "nobody has asked for as many"
     wished = load_settings({"limits": {"connections": 5000}})

@@ -235,7 +235,7 @@ def test_keys_for_something_else_are_left_out(other: dict[str, Any], tmp_path: P
 def test_keys_that_are_none(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsError, match=f"^authentication.{name}: .*{words}"):
         Authenticator(AuthenticationSettings(**{name: str(file)}))  # type: ignore[arg-type]
     file.unlink()
     with pytest.raises(SettingsError, match="cannot read the key"):
@@ -244,7 +244,7 @@ def test_keys_that_are_none(name: str, content: bytes, words: str, tmp_path: Pat
 
 def test_configured_keys_replace_the_development_secret(tmp_path: Path) -> None:
     path = write_jwks(tmp_path / "jwks.json", jwk("p256"))
-    authenticator = make_authenticator(load_settings({"authentication": {"jwks_file": str(path)}}), SECRET)
+    authenticator = make_authenticator(load_settings({"authentication": {"jwks_file": str(path)}}), lambda: SECRET)
     refused(authenticator, make_token(development_token_key(SECRET), "ann", 60))
     assert authenticator.verify(signed("p256"))
 

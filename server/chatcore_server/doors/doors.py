@@ -14,7 +14,7 @@ from chatcore_ext.hub import Hub
 from chatcore_ext.transport_link import TransportLink
 from chatcore_server.accepting import AcceptWatch
 from chatcore_server.doors.certificates import CertificateError, CertificateKeeper
-from chatcore_server.doors.listening import BACKLOG, Acceptor, DoorError, bind
+from chatcore_server.doors.listening import Acceptor, DoorError, bind, listen
 from chatcore_server.doors.proxy_protocol import ProxyHeaderError, TrustedProxies, read_header
 from chatcore_server.doors.websocket import WebSocketDoor
 from chatcore_server.logging import get_logger
@@ -22,6 +22,7 @@ from chatcore_server.settings import ServerSettings
 
 _TEND_S = 1.0  # how often a change of the certificate's files is looked for, and whether accepting has paused
 _TLS_HANDSHAKE_S = 3600.0  # the hub's time for HELLO ends those that take too long
+_CHOSEN_BY = {"tcp": "--host and --port", "tls": "tls.port", "websocket": "websocket.port"}
 _log = get_logger()
 _Take = Callable[[socket.socket, str], Awaitable[None]]
 
@@ -74,16 +75,16 @@ class Doors:
     def bind(self) -> None:
         """Takes the addresses; nobody can connect yet. Raises DoorError."""
         settings = self._settings
-        self._sockets["tcp"] = bind(settings.host, settings.port, "--host and --port")
+        self._sockets["tcp"] = bind(settings.host, settings.port, _CHOSEN_BY["tcp"])
         if settings.tls.enabled:
-            self._sockets["tls"] = bind(settings.host, settings.tls.port, "tls.port")
+            self._sockets["tls"] = bind(settings.host, settings.tls.port, _CHOSEN_BY["tls"])
         if settings.websocket.enabled:
-            self._sockets["websocket"] = bind(settings.host, settings.websocket.port, "websocket.port")
+            self._sockets["websocket"] = bind(settings.host, settings.websocket.port, _CHOSEN_BY["websocket"])
 
     def open(self, hub: Hub, wake: Callable[[], None]) -> None:
-        """Connections come in from here on. `wake()` has the hub flushed at the end of the turn."""
-        for bound in self._sockets.values():
-            bound.listen(BACKLOG)
+        """Connections come in from here on. `wake()` has the hub flushed at the end of the turn. Raises DoorError."""
+        for name, bound in self._sockets.items():
+            listen(bound, _CHOSEN_BY[name])
         self._open_tcp(hub, wake)
         if "tls" in self._sockets:
             self._accept("tls", partial(self._connect, partial(TransportLink, hub, wake), True))

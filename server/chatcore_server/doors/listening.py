@@ -39,8 +39,21 @@ def bind(host: str, port: int, settings: str) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise DoorError(f"cannot listen on {host}:{port}: {error.strerror}. Choose another with {settings}") from None
+        raise _cannot_listen(host, port, error, settings) from None
     return bound
+
+
+def listen(bound: socket.socket, settings: str) -> None:
+    """Raises DoorError if another one listens on its address since it was bound: two may bind the same."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(host, port, error, settings) from None
+
+
+def _cannot_listen(host: str, port: int, error: OSError, settings: str) -> DoorError:
+    return DoorError(f"cannot listen on {host}:{port}: {error.strerror}. Choose another with {settings}")
 
 
 class Acceptor:
