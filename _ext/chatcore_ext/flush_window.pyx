@@ -1,27 +1,11 @@
 """Output of busy connections that waits for the window's end; see flush_window.pxd."""
 
+from posix.time cimport CLOCK_MONOTONIC, itimerspec
+from posix.unistd cimport close
+
 from chatcore_ext.arena cimport arena_used
+from chatcore_ext.linux cimport TFD_CLOEXEC, TFD_NONBLOCK, timerfd_create, timerfd_settime
 from chatcore_ext.tables cimport DIRTY_HELD, DIRTY_HURRIED, DIRTY_LISTED, STATE_READY
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    enum:
-        CLOCK_MONOTONIC
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    cdef struct itimerspec:
-        timespec it_interval
-        timespec it_value
-    enum:
-        TFD_NONBLOCK
-        TFD_CLOEXEC
-    int timerfd_create(int clock, int flags) noexcept
-    int timerfd_settime(int descriptor, int flags, const itimerspec* value, itimerspec* old) noexcept
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int descriptor) noexcept
 
 cdef enum:
     # us. The time of a connection's last flush is kept in 16 bits of these: it comes round each second, and one that

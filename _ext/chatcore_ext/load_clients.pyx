@@ -13,32 +13,16 @@ from posix.unistd cimport close
 
 from chatcore_ext.constants cimport MAX_BODY_LENGTH, SEND_PREFIX_SIZE
 from chatcore_ext.frame cimport store_bytes
+from chatcore_ext.linux cimport (
+    EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, TFD_CLOEXEC, TFD_NONBLOCK, epoll_create1, epoll_ctl, epoll_event,
+    timerfd_create,
+)
 from chatcore_ext.load_checker cimport LoadChecker
 from chatcore_ext.load_sockets cimport (
     KIND_FRAME, KIND_HEAL, KIND_LOST, MAX_CODE, NS_PER_MS, RECEIVE_SIZE, SOCKET_CLOSED, SOCKET_GREETING, SOCKET_READY,
     TIMER_MARK, LoadSocket, QueuedEvent, clock_ns,
 )
 from chatcore_ext.load_tables cimport LOAD_BODY_SIZE, NO_INDEX, message_unknown
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        unsigned long long u64
-    cdef struct epoll_event:
-        unsigned int events
-        epoll_data_t data
-    enum:
-        EPOLLIN
-        EPOLLOUT
-        EPOLL_CLOEXEC
-        EPOLL_CTL_ADD
-    int epoll_create1(int flags) noexcept
-    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    enum:
-        TFD_NONBLOCK
-        TFD_CLOEXEC
-    int timerfd_create(int clock, int flags) noexcept
 
 EVENT_FRAME = <int>KIND_FRAME
 EVENT_LOST = <int>KIND_LOST

@@ -20,6 +20,10 @@ from chatcore_ext.frame cimport (
     FRAME_NEED_MORE, FRAME_READY, assembler_clear, load_u16, load_u32, load_u64, next_frame, store_bytes, store_u8,
     store_u32, store_u64, write_header,
 )
+from chatcore_ext.linux cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, TFD_TIMER_ABSTIME, epoll_ctl, epoll_event, epoll_wait,
+    timerfd_settime,
+)
 from chatcore_ext.load_tables cimport (
     CHECK_HEAL, CHECK_NO_MEMORY, MESSAGE_DELAYED, MESSAGE_SENT, NO_INDEX, LoadMessage,
     check_delivery, check_gap, message_acked, message_refused, message_unknown, plan_message, write_load_body,
@@ -30,26 +34,6 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_NOSIGNAL
     ssize_t send(int descriptor, const void* data, size_t size, int flags) noexcept
     ssize_t recv(int descriptor, void* data, size_t size, int flags) noexcept
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        unsigned long long u64
-    cdef struct epoll_event:
-        unsigned int events
-        epoll_data_t data
-    enum:
-        EPOLLIN
-        EPOLLOUT
-        EPOLLHUP
-        EPOLLERR
-        EPOLL_CTL_MOD
-    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
-    int epoll_wait(int epoll, epoll_event* events, int size, int timeout) noexcept
-
-cdef extern from "<sys/timerfd.h>" nogil:
-    enum:
-        TFD_TIMER_ABSTIME
-    int timerfd_settime(int descriptor, int flags, const itimerspec* value, itimerspec* old) noexcept
 
 cdef enum:
     MIN_OUT = 256              # bytes of a connection's output: a few short messages

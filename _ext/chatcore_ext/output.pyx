@@ -16,6 +16,7 @@ from chatcore_ext.error_codes cimport ERROR_OVERLOADED, ERROR_SLOW_RECEIVER, err
 from chatcore_ext.flush_window cimport window_end_turn, window_holds, window_take_due
 from chatcore_ext.frame cimport error_body_size, write_error_body, write_gap, write_header
 from chatcore_ext.kept_signals cimport tell_signals
+from chatcore_ext.linux cimport EPOLL_CTL_MOD, epoll_ctl, epoll_event
 from chatcore_ext.pointer_table cimport table_free
 from chatcore_ext.tables cimport (
     CONGESTION_BEHIND, CONGESTION_BLOCKED, CONGESTION_SIGNALS, STATE_CLOSING, STATE_FREE, STATE_LINGERING, STATE_LOST,
@@ -34,16 +35,6 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         SHUT_WR
     int shutdown(int descriptor, int how) noexcept
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        unsigned long long u64
-    cdef struct epoll_event:
-        unsigned int events
-        epoll_data_t data
-    enum:
-        EPOLL_CTL_MOD
-    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
 
 cdef enum:
     # Pieces per sendmsg. Beyond it joining them by a copy is cheaper than to have the kernel walk them.

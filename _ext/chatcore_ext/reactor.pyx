@@ -17,6 +17,10 @@ from chatcore_ext.frame cimport FRAME_NEED_MORE, FRAME_READY, Frame, assembler_c
 from chatcore_ext.half_open cimport half_open_add, half_open_take_oldest
 from chatcore_ext.hub_state cimport MAX_LISTENERS
 from chatcore_ext.inbound cimport handle_frame
+from chatcore_ext.linux cimport (
+    EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+)
 from chatcore_ext.output cimport (
     RAW_RECV, WATCHED_EVENTS, flush_sockets, output_close, output_drop, output_hurry, output_mark_dirty,
     rearm,
@@ -40,27 +44,6 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
         TCP_NODELAY
-
-cdef extern from "<sys/epoll.h>" nogil:
-    ctypedef union epoll_data_t:
-        unsigned long long u64
-    cdef struct epoll_event:
-        unsigned int events
-        epoll_data_t data
-    enum:
-        EPOLLIN
-        EPOLLOUT
-        EPOLLRDHUP
-        EPOLLHUP
-        EPOLLERR
-        EPOLLET
-        EPOLL_CLOEXEC
-        EPOLL_CTL_ADD
-        EPOLL_CTL_DEL
-        EPOLL_CTL_MOD
-    int epoll_create1(int flags) noexcept
-    int epoll_ctl(int epoll, int operation, int descriptor, epoll_event* event) noexcept
-    int epoll_wait(int epoll, epoll_event* events, int size, int timeout) noexcept
 
 cdef enum:
     ACCEPTS_PER_TURN = 64      # a storm of new connections must not hold up those that are here
