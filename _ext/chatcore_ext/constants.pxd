@@ -85,6 +85,7 @@ cpdef enum:
     DEFAULT_MAX_CHANNELS_PER_CONNECTION = 256  # joins of one connection
     DEFAULT_MAX_CONNECTIONS = 100000        # per worker; above it the newest is refused
     DEFAULT_MAX_HALF_OPEN = 10000           # connections before WELCOME; above it the oldest without HELLO gives way
+    DEFAULT_MAX_CLOSING = 1024              # beside them: told CLOSE, and not gone yet
     DEFAULT_MAX_CONNECTIONS_PER_ADDRESS = 1000  # a mobile carrier puts hundreds of players behind one address
     DEFAULT_ACCEPTS_PER_SECOND = 100        # per address
     DEFAULT_ACCEPT_BURST = 1000             # per address at once: all of them come back after a restart

@@ -24,6 +24,7 @@ cdef struct Limits:
     unsigned int max_body_size
     unsigned int max_connections
     unsigned int max_half_open
+    unsigned int max_closing
     unsigned int max_connections_per_address
     unsigned int accepts_per_second
     unsigned int accept_burst

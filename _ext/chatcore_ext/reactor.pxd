@@ -27,6 +27,8 @@ cdef Connection* adopt(HubState* hub, int descriptor, const Entry* entry, int* e
 cdef Entry entry_for(HubState* hub, unsigned int address) noexcept nogil
 # So many refused ones are still waiting to hear it that one more is closed without a word.
 cdef bint is_overrun(const HubState* hub) noexcept nogil
+# With those who are ending there are more than there are descriptors for.
+cdef bint is_out_of_room(const HubState* hub) noexcept nogil
 # What every new connection starts with, socket or transport; a refused one is told so and ends.
 cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexcept nogil
 

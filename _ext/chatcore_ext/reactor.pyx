@@ -47,8 +47,6 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef enum:
     ACCEPTS_PER_TURN = 64      # a storm of new connections must not hold up those that are here
-    # Connections that are ending and may still hear why; when there are more, refused ones are closed without a word.
-    MAX_ENDING = 1024
 
 # Marks a listener, or the timer of the flush window, among the handles of an epoll set: no connection has generation 0.
 cdef enum:
@@ -174,7 +172,11 @@ cdef Entry entry_for(HubState* hub, unsigned int address) noexcept nogil:
 
 
 cdef bint is_overrun(const HubState* hub) noexcept nogil:
-    return hub.connections.n_used - hub.n_open >= MAX_ENDING
+    return hub.connections.n_used - hub.n_open >= hub.limits.max_closing
+
+
+cdef bint is_out_of_room(const HubState* hub) noexcept nogil:
+    return hub.connections.n_used > <unsigned long long>hub.limits.max_connections + hub.limits.max_closing
 
 
 cdef void admit(HubState* hub, Connection* connection, const Entry* entry) noexcept nogil:

@@ -24,6 +24,7 @@ class _Limits(TypedDict, total=False):
     frame_burst: int
     resume_grace_ms: int
     max_half_open: int
+    max_closing: int
     max_connections_per_address: int
     accepts_per_second: int
     accept_burst: int
@@ -69,6 +70,9 @@ class Turns:
         together).
         max_half_open: connections before `attach`. Where it or max_connections is reached, the oldest connection that
         has not said HELLO gives way to a new one; the new one is refused if there is none.
+        max_closing: connections that have been told CLOSE and are not gone yet. While there are as many, whoever is
+        refused is not told why; and beyond them and max_connections, whoever is closed is cut off when its CLOSE has
+        been handed to the kernel, and has no LINGER_MS to take it.
         accepts_per_second, accept_burst: new connections of one remote address (IPv6: its /64).
         unlimited_addresses: networks ("10.0.0.0/8") for whose addresses the limits of an address do not hold.
         player_*: what all connections of a player may send together. None: as many frames as one connection, and

@@ -23,7 +23,7 @@ from chatcore_ext.connection cimport (
 from chatcore_ext.constants cimport (
     BYTES_PER_FRAME, DEFAULT_ACCEPTS_PER_SECOND, DEFAULT_ACCEPT_BURST, DEFAULT_FLUSH_WINDOW_RATE,
     DEFAULT_FRAMES_PER_SECOND, DEFAULT_FRAME_BURST, DEFAULT_HEARTBEAT_GRACE_MS, DEFAULT_HEARTBEAT_MS,
-    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_HELLO_TIMEOUT_MS, DEFAULT_MAX_CHANNELS_PER_CONNECTION, DEFAULT_MAX_CLOSING, DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_CONNECTIONS_PER_ADDRESS, DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_HALF_OPEN, DEFAULT_MAX_PENDING_SIZE,
     DEFAULT_MAX_TOTAL_PENDING_SIZE, DEFAULT_RESUME_GRACE_MS, EXCESS_FACTOR, HEADER_SIZE, RECEIVE_BUFFER_SIZE,
     SEND_PREFIX_SIZE, WHEEL_SLOTS, WHEEL_TICK_MS,
@@ -42,8 +42,8 @@ from chatcore_ext.output cimport (
     output_hurry, output_mark_dirty, take_pending,
 )
 from chatcore_ext.reactor cimport (
-    Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_overrun, listen_on, reactor_close,
-    reactor_open, reactor_open_window, read_clocks, resume_listening, stop_listening, take_input,
+    Entry, admit, adopt, burst, close_descriptor, entry_for, forget_addresses, is_out_of_room, is_overrun, listen_on,
+    reactor_close, reactor_open, reactor_open_window, read_clocks, resume_listening, stop_listening, take_input,
 )
 from chatcore_ext.routing cimport routing_free, session_free, subscription_free
 from chatcore_ext.send_times cimport measure_noted
@@ -173,7 +173,7 @@ cdef class Turns:
         max_body_size=None, hello_timeout_ms=DEFAULT_HELLO_TIMEOUT_MS,
         heartbeat_timeout_ms=DEFAULT_HEARTBEAT_MS + DEFAULT_HEARTBEAT_GRACE_MS,
         frames_per_second=DEFAULT_FRAMES_PER_SECOND, frame_burst=DEFAULT_FRAME_BURST,
-        resume_grace_ms=DEFAULT_RESUME_GRACE_MS, max_half_open=DEFAULT_MAX_HALF_OPEN,
+        resume_grace_ms=DEFAULT_RESUME_GRACE_MS, max_half_open=DEFAULT_MAX_HALF_OPEN, max_closing=DEFAULT_MAX_CLOSING,
         max_connections_per_address=DEFAULT_MAX_CONNECTIONS_PER_ADDRESS,
         accepts_per_second=DEFAULT_ACCEPTS_PER_SECOND, accept_burst=DEFAULT_ACCEPT_BURST, unlimited_addresses=(),
         player_frames_per_second=None, player_frame_burst=None, player_bytes_per_second=None, player_byte_burst=None,
@@ -191,6 +191,7 @@ cdef class Turns:
         limits.hello_timeout_ms = limited(hello_timeout_ms, "hello_timeout_ms", 1)
         limits.heartbeat_timeout_ms = limited(heartbeat_timeout_ms, "heartbeat_timeout_ms", 1)
         limits.max_half_open = limited(max_half_open, "max_half_open", 1)
+        limits.max_closing = limited(max_closing, "max_closing", 1)
         limit_frames(&limits, frames_per_second, frame_burst)
         limit_addresses(&limits, max_connections_per_address, accepts_per_second, accept_burst)
         limit_players(
@@ -444,7 +445,8 @@ cdef class Turns:
             self.state.output.doomed = connection.next_doomed
             connection.is_doomed = False
             self.detach(connection)
-            if connection.state == STATE_LOST:
+            # Those who still read of their end have had their CLOSE sent by now, if there was room for it.
+            if connection.state == STATE_LOST or (is_out_of_room(&self.state) and not connection.is_dirty):
                 self.put_away(connection)
             else:
                 set_deadline(&self.state, connection)

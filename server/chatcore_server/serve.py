@@ -32,7 +32,10 @@ from chatcore_server.settings import AdminSettings, ServerSettings, naming
 from chatcore_server.tickets import TicketSigner
 from chatcore_server.worker import Worker
 
-_OWN_DESCRIPTORS = 64  # of the process itself: the store's files, listeners, HTTP, and connections that are ending
+# Of the process itself: the store's files, listeners, HTTP; and 64 connections that come in one turn, before those
+# whose place they take are gone.
+_OWN_DESCRIPTORS = 128
+_CLOSING_SHARE = 16  # one connection in so many may be ending, where there are not descriptors enough for all settings
 _DRAIN_SHARE = 0.8  # of the deadline: the rest is for writing the log out
 _log = get_logger()
 
@@ -243,12 +246,15 @@ def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to
 
 def _fitting_descriptors(settings: ServerSettings, n_descriptors: int) -> ServerSettings:
     """With no more connections than there can be: one too many then hears so, and the log keeps its files."""
-    possible = n_descriptors - _OWN_DESCRIPTORS
-    if settings.limits.connections <= possible:
+    wanted = settings.limits
+    possible = max(n_descriptors - _OWN_DESCRIPTORS, 2)
+    if wanted.connections + wanted.closing <= possible:
         return settings
-    if settings.limits.connections != DEFAULT_MAX_CONNECTIONS:  # somebody counts on it
-        _log.warning("connections_limited", connections=possible, reason=f"ulimit -n is {n_descriptors}")
-    limits = msgspec.structs.replace(settings.limits, connections=possible)
+    closing = min(wanted.closing, max(possible // _CLOSING_SHARE, possible - wanted.connections, 1))
+    connections = min(wanted.connections, possible - closing)
+    if connections < wanted.connections != DEFAULT_MAX_CONNECTIONS:  # somebody counts on it
+        _log.warning("connections_limited", connections=connections, reason=f"ulimit -n is {n_descriptors}")
+    limits = msgspec.structs.replace(wanted, connections=connections, closing=closing)
     return msgspec.structs.replace(settings, limits=limits)
 
 

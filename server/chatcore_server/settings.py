@@ -149,6 +149,13 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     half_open: Annotated[
         int, Count(is_live=True, about="Of these, before WELCOME; then the oldest that has not said HELLO gives way.")
     ] = constants.DEFAULT_MAX_HALF_OPEN
+    closing: Annotated[
+        int,
+        Count(
+            is_live=True,
+            about="Beside them: those that have been told CLOSE and have two seconds to hang up; more are cut at once.",
+        ),
+    ] = constants.DEFAULT_MAX_CLOSING
     connections_per_address: Annotated[
         int, Count(is_live=True, about="Connections of one IPv4 address, or one /64 of IPv6.")
     ] = constants.DEFAULT_MAX_CONNECTIONS_PER_ADDRESS

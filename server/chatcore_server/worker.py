@@ -344,6 +344,7 @@ def _hub_limits(settings: ServerSettings) -> dict[str, Any]:
         "player_bytes_per_second": limits.player_bytes_per_second or None,
         "player_byte_burst": limits.player_byte_burst or None,
         "max_half_open": limits.half_open,
+        "max_closing": limits.closing,
         "max_connections_per_address": limits.connections_per_address,
         "accepts_per_second": limits.accepts_per_second,
         "accept_burst": limits.accept_burst,

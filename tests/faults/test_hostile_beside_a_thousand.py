@@ -22,6 +22,7 @@ from chatcore_server.load_report import MISTAKES
 from faults import test_hostile_input as hostile
 from faults import test_hostile_machine as machine
 from support.eventually import eventually_answers
+from support.half_open import half_open_connections
 from support.raw import RawClient
 from support.scrapes import scrape
 from support.servers import LocalServer, ServerProcess
@@ -86,24 +87,6 @@ def checked(report: Path, refused: Callable[[dict[str, int]], bool]) -> None:
     assert said["closed"] == {}
     for trouble in ("disconnected", "absent", "unanswered", "gaps", "healed"):
         assert said[trouble] == 0, trouble
-
-
-@asynccontextmanager
-async def half_open_connections(port: int, n: int) -> AsyncIterator[None]:
-    child = Path(__file__).parent.parent / "support" / "half_open_child.py"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, child, str(port), str(n)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    async with asyncio.timeout(60):
-        assert await process.stdout.readline() == b"open\n"
-    yield
-    process.stdin.close()
-    async with asyncio.timeout(30):
-        await process.wait()
 
 
 async def servers_cannot_start(server: LocalServer, used: Path) -> None:

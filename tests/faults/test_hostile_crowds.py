@@ -16,14 +16,17 @@ from chatcore.operations import Operation, PresenceEvent
 from chatcore_ext.constants import FrameType
 from chatcore_ext.frame import decode_error
 from support.eventually import eventually_answers
+from support.half_open import half_open_connections
 from support.neighbours import Neighbours
 from support.players import until
 from support.raw import RawClient
-from support.servers import LocalServer
+from support.scrapes import scrape
+from support.servers import LocalServer, ServerProcess
 
 pytestmark = pytest.mark.asyncio
 
 Start = Callable[..., LocalServer]
+MakeServer = Callable[..., ServerProcess]
 N_HALF_OPEN = 2_000  # ten thousand have a test of their own: test_hostile_beside_a_thousand.py
 
 
@@ -77,6 +80,23 @@ async def test_half_open_connections_take_nobodys_place(start_server: Start, lim
     for writer in silent:
         writer.close()
     await neighbours.stop()
+
+
+async def test_half_open_connections_where_descriptors_are_few(make_server: MakeServer) -> None:
+    """Those who give way do not use up what those who come need: accepting never pauses."""
+    server = make_server(n_descriptors=400)
+    await server.start()
+    ann = await RawClient.open(server.port)
+    await ann.login(token=server.token("ann"))
+    async with half_open_connections(server.port, N_HALF_OPEN):
+        bob = await RawClient.open(server.port)
+        await bob.login(token=server.token("bob"))
+        scraped = await scrape(server.http_port)
+    assert scraped.value("chatcore_accept_pauses_total", door="tcp") == 0
+    assert scraped.value("chatcore_half_open_gave_way_total") > N_HALF_OPEN - 400
+    assert scraped.value("chatcore_connections", state="ready") == 2
+    for client in (ann, bob):
+        await client.close()
 
 
 async def test_an_address_that_guesses_is_refused_unseen(start_server: Start) -> None:

@@ -15,8 +15,8 @@ async def make_server(tmp_path: Path) -> AsyncIterator[MakeServer]:
     """Makes servers that are not started yet; all that run are killed by their process id at the end."""
     servers: list[ServerProcess] = []
 
-    def make(folder: str = "data", config: str = "") -> ServerProcess:
-        servers.append(ServerProcess(tmp_path / folder, config))
+    def make(folder: str = "data", config: str = "", n_descriptors: int = 0) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / folder, config, n_descriptors))
         return servers[-1]
 
     yield make

@@ -112,8 +112,10 @@ class ServerProcess:
     """`chatcore serve` as a child process. After `kill` or `terminate`, `start` continues on the same folder and
     port."""
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = "", n_descriptors: int = 0) -> None:
+        """`n_descriptors`: what `ulimit -n` is for it; 0: as for the test."""
         self.folder = folder
+        self._prefix = ["prlimit", f"--nofile={n_descriptors}:{n_descriptors}"] if n_descriptors else []
         self.port = 0
         self.http_port = 0
         self.ports: dict[str, int] = {}  # as the ready line names them
@@ -126,6 +128,7 @@ class ServerProcess:
         """Returns when it has printed its ready line. Raises AssertionError if it does not."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 sys.executable,
                 "-m",
                 "chatcore_server.cli",

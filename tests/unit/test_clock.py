@@ -30,15 +30,20 @@ def test_a_pause_is_told_once_and_so_is_its_end() -> None:
 
 def test_connections_follow_the_descriptors() -> None:
     settings = ServerSettings()
-    enough = settings.limits.connections + 64
+    enough = settings.limits.connections + settings.limits.closing + 128
     with capture_logs() as logs:
-        assert _fitting_descriptors(settings, 1024).limits.connections == 960
-        assert _fitting_descriptors(settings, 65).limits.connections == 1
+        few = _fitting_descriptors(settings, 1024).limits
+        assert (few.connections, few.closing) == (840, 56), "one in sixteen is ending, and 128 are the process's own"
+        none = _fitting_descriptors(settings, 129).limits
+        assert (none.connections, none.closing) == (1, 1)
+        assert _fitting_descriptors(settings, enough - 1).limits.closing == settings.limits.closing
         assert _fitting_descriptors(settings, enough) is settings
     assert logs == [], "nobody has asked for as many"
     wished = load_settings({"limits": {"connections": 5000}})
     with capture_logs() as logs:
-        assert _fitting_descriptors(wished, 1024).limits.connections == 960
+        assert _fitting_descriptors(wished, 1024).limits.connections == 840
+        modest = load_settings({"limits": {"connections": 500}})
+        assert _fitting_descriptors(modest, 1024).limits.closing == 396, "what the connections leave"
     assert [entry["event"] for entry in logs] == ["connections_limited"]
     fewer = _fitting_descriptors(settings, 1024)
     assert msgspec.structs.replace(fewer, limits=settings.limits) == settings, "nothing else has changed"

@@ -63,6 +63,25 @@ def test_players_are_not_kept_out_by_those_who_say_nothing(kind: str) -> None:
         assert [peer.closed for peer in players] == [False] * 4
 
 
+def test_those_who_end_linger_no_longer_than_there_is_room(kind: str) -> None:
+    """Each is told why, and those who never hang up hold no place that a new one needs."""
+    with World(kind, max_connections=4, max_closing=3) as world:
+        silent = [world.open() for _ in range(20)]
+        assert {closed_by(world, peer)[0] for peer in silent[:16]} == {ErrorCode.ERROR_TOO_MANY_CONNECTIONS}
+        assert [world.frames(peer) for peer in silent[16:]] == [[]] * 4
+        counters = world.hub.counters()
+        assert (counters["connections"], counters["connections_closing"]) == (4, 3)
+        assert counters["half_open_gave_way"] == 16
+
+
+def test_where_there_is_room_all_linger(kind: str) -> None:
+    with World(kind, max_connections=20, max_closing=3) as world:
+        peers = [world.open() for _ in range(10)]
+        world.hub.close_connections(ErrorCode.ERROR_SHUTTING_DOWN)
+        assert {closed_by(world, peer)[0] for peer in peers} == {ErrorCode.ERROR_SHUTTING_DOWN}
+        assert world.hub.counters()["connections_closing"] == 10
+
+
 def test_many_come_and_go_before_one_gives_way() -> None:
     with World(max_half_open=150) as world:
         stays = [world.open()]
