@@ -187,7 +187,7 @@ async def test_a_machine_that_lets_it_open_too_few_files(tmp_path: Path) -> None
     serve = f"{sys.executable} -m chatcore_server.cli serve --port 0 --http-port 0 --data {tmp_path / 'data'}"
     code, _, error = await run_shell(f"ulimit -n 12; exec {serve}")
     assert code == 1
-    assert error == "chatcore: this process may open 12 files, and needs more than 64: raise ulimit -n\n"
+    assert error == "chatcore: this process may open 12 files, and needs more than 128: raise ulimit -n\n"
     assert not (tmp_path / "data").exists()
 
 
