@@ -37,6 +37,7 @@ from chatcore_server.worker import Worker
 _OWN_DESCRIPTORS = 128
 _CLOSING_SHARE = 16  # one connection in so many may be ending, where there are not descriptors enough for all settings
 _DRAIN_SHARE = 0.8  # of the deadline: the rest is for writing the log out
+_TERMINAL_LOOK_S = 1.0  # how often it is looked whether the terminal that gets the log is still there
 _log = get_logger()
 
 
@@ -206,8 +207,10 @@ async def _serve(server: Server, reloader: Reloader, on_ready: Callable[[Server]
     settings = server.settings
     _log.info("ready", host=settings.host, **server.ports, http=server.http_port, data=settings.data)
     reloading = asyncio.create_task(_reload_when_asked(reloader, asked_to_reload))
+    watching = asyncio.create_task(_watch_terminal(sys.stderr.isatty()))
     await asked_to_stop.wait()
     reloading.cancel()
+    watching.cancel()
     _log.info("draining")
     stopping = asyncio.create_task(server.stop())
     done, _ = await asyncio.wait([stopping], timeout=server.settings.drain.deadline_ms / 1000)
@@ -231,10 +234,21 @@ async def _reload_when_asked(reloader: Reloader, asked: asyncio.Event) -> None:
 def _on_hangup(had_terminal: bool, asked_to_reload: asyncio.Event) -> None:
     """Read the configuration; but where there was a terminal and is none any more, the signal means that and ends the
     process at once: whatever is logged would fail."""
+    _end_without_terminal(had_terminal)
+    asked_to_reload.set()
+
+
+async def _watch_terminal(had_terminal: bool) -> None:
+    """The kernel sends the signal to the first process of the terminal's session alone: `make` keeps it to itself."""
+    while had_terminal:
+        await asyncio.sleep(_TERMINAL_LOOK_S)
+        _end_without_terminal(had_terminal)
+
+
+def _end_without_terminal(had_terminal: bool) -> None:
     if had_terminal and not sys.stderr.isatty():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGHUP)
-    asked_to_reload.set()
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: signal.Signals, asked_to_stop: asyncio.Event) -> None:

@@ -142,7 +142,9 @@ async def test_many_at_once(make_server: MakeServer) -> None:
     assert await server.ended() == (0, b"")
 
 
-async def test_the_end_of_its_terminal_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_told", [True, False], ids=["by SIGHUP", "not told"])
+async def test_the_end_of_its_terminal_ends_it(is_told: bool, tmp_path: Path) -> None:
+    """Not told: where the session's first process is another, such as `make`, which keeps the signal to itself."""
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chatcore_server.cli", "serve", "--port", "0", "--http-port", "0",
@@ -157,5 +159,6 @@ async def test_the_end_of_its_terminal_ends_it(tmp_path: Path) -> None:
         while b"http" not in shown:  # in the log's line, after which it writes no more by itself
             shown += await asyncio.to_thread(os.read, master, 65536)
         os.close(master)
-        process.send_signal(signal.SIGHUP)
+        if is_told:
+            process.send_signal(signal.SIGHUP)
         assert await process.wait() == -signal.SIGHUP
