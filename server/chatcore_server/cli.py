@@ -5,6 +5,7 @@ Knows options and texts; what the commands do is in serve.py, authentication.py 
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -466,14 +467,24 @@ def _fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _complete_streams() -> None:
+    """One that was closed by who started this is as /dev/null is. A character of somebody's message that the locale's
+    encoding lacks is escaped, not an error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # until the process ends
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Commands name their own troubles; what is left is an output that cannot be written, as on a full disk."""
+    _complete_streams()
     try:
         try:
             app()
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains of what is still in its buffer
         print(f"chatcore: cannot write to standard output: {error.strerror or error}", file=sys.stderr)

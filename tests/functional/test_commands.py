@@ -2,6 +2,7 @@
 silently."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +35,22 @@ async def test_a_line_that_is_not_utf_8_is_refused_and_the_others_are_said(serve
     assert (ended.code, ended.error) == (0, "")
     said = [line for line in ended.out.splitlines() if line.startswith(("error", "sent"))]
     assert said == ["error input bad_command the line is not UTF-8"] * 2 + ["sent room:lobby 1"]
+
+
+async def test_a_text_that_the_locale_cannot_show(server: LocalServer) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    chat = ("chat", "--as", "al", "--data", server.folder, address(server))
+    ended = await command(*chat, input="/\N{RIGHTWARDS ARROW}\n".encode(), environment=ascii_only)
+    assert (ended.code, ended.error) == (0, "")
+    assert "error input bad_command no command /\\u2192" in ended.out
+
+
+async def test_streams_that_are_closed(server: LocalServer) -> None:
+    chat = f"{sys.executable} -m chatcore_server.cli chat --as al --data {server.folder} {address(server)}"
+    process = await asyncio.create_subprocess_shell(f"exec {chat} <&- >&-", stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(20):
+        _, error = await process.communicate()
+    assert (process.returncode, error) == (0, b"")
 
 
 async def test_the_token_alone_says_who_chats(server: LocalServer) -> None:
