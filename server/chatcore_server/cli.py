@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from chatcore.address import ServerAddress
     from chatcore_server.serve import Server
     from chatcore_server.settings import ServerSettings
 
@@ -289,7 +290,6 @@ def load(
 ) -> None:
     """Load a server and check every delivery. Exit code 1: something was lost, doubled, out of order or changed; 2: the
     load could not be run."""
-    from chatcore.address import parse_address
     from chatcore_server.load import run_load
     from chatcore_server.load_plan import DEFAULT_ROOMS, LoadError, LoadOptions
     from chatcore_server.load_progress import progress_bar
@@ -297,9 +297,7 @@ def load(
     from chatcore_server.settings import SettingsError
 
     try:
-        server = parse_address(address)
-        if server.scheme != "tcp":
-            raise LoadError(f"{address}: the load comes in by the TCP door: name its HOST:PORT")
+        server = _tcp_door(address)
         if json:
             _check_writable(json)
         options = LoadOptions(
@@ -320,7 +318,7 @@ def load(
         )
         with progress_bar(duration) as show:
             report = run_load(options, _load_key(data, secret_file), show)
-    except (LoadError, SettingsError, ValueError) as error:
+    except (LoadError, SettingsError) as error:
         _fail(str(error), 2)
     except OSError as error:
         _fail(error.strerror or str(error), 2)
@@ -333,22 +331,36 @@ def load(
     raise typer.Exit(report.exit_code)
 
 
+def _tcp_door(address: str) -> "ServerAddress":
+    """Raises LoadError."""
+    from chatcore.address import parse_address
+    from chatcore_server.load_plan import LoadError
+
+    try:
+        server = parse_address(address)
+    except ValueError as error:
+        raise LoadError(str(error)) from None
+    if server.scheme != "tcp":
+        raise LoadError(f"{address}: the load comes in by the TCP door: name its HOST:PORT")
+    return server
+
+
 def _check_writable(report: Path) -> None:
     """Before the load, and not after it. Raises LoadError."""
     from chatcore_server.load_plan import LoadError
 
-    is_new = not report.exists()
     try:
+        is_new = not report.exists()
         if is_new or report.is_file():  # a pipe is opened once
             report.open("ab").close()
         elif report.is_dir():
             raise IsADirectoryError(0, "it is a folder")
+        if is_new:
+            report.unlink()
     except OSError as error:
         raise LoadError(
             f"cannot write the report to {report}: {error.strerror}. Name another file with --json"
         ) from None
-    if is_new:
-        report.unlink()
 
 
 _HTTP_ADDRESS = "HOST:PORT of the server's HTTP."
@@ -478,7 +490,8 @@ def _complete_streams() -> None:
 
 
 def main() -> None:
-    """Commands name their own troubles; what is left is an output that cannot be written, as on a full disk."""
+    """Commands name their own troubles; what is left is a path that cannot be looked at, or an output that cannot be
+    written, as on a full disk."""
     _complete_streams()
     try:
         try:
@@ -487,7 +500,8 @@ def main() -> None:
             sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains of what is still in its buffer
-        print(f"chatcore: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
+        what = f"use {error.filename}" if error.filename else "write to standard output"
+        print(f"chatcore: cannot {what}: {error.strerror or error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

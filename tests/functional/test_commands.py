@@ -98,6 +98,11 @@ async def test_an_output_that_takes_nothing_of_a_chat(server: LocalServer) -> No
     assert await command("token", "al", "--data", server.folder, out=FULL) == NO_ROOM
 
 
+async def test_a_path_that_cannot_be_looked_at() -> None:
+    ended = await command("chat", "--as", "al", "--data", "x" * 300)
+    assert ended == (1, "", f"chatcore: cannot use {'x' * 300}/secret: File name too long\n")
+
+
 # ---- load ------------------------------------------------------------------------------------------------------------
 
 

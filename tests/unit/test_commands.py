@@ -60,6 +60,7 @@ WRONG: list[tuple[list[object], int, str]] = [
     (["load", "--connections", "5", "--processes", 6], 2, "--processes is 1 to --rooms, which is 5"),
     (["load", "--json", "/"], 2, "cannot write the report to /: it is a folder"),
     (["load", "--json", "/proc/nowhere/report"], 2, "cannot write the report to /proc/nowhere/report: No such file"),
+    (["load", "--json", "x" * 300], 2, ": File name too long. Name another file"),
     (["load", "127.0.0.1:abc"], 2, "127.0.0.1:abc is no address of a server"),
     (["load", "wss://127.0.0.1:1"], 2, "by the TCP door"),
 ]
