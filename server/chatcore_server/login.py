@@ -2,7 +2,7 @@
 with its session, channels, ticket and presence. Who may is admission.py's to say.
 """
 
-from collections import deque
+from collections import OrderedDict
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -77,7 +77,7 @@ class Login:
         self._sessions = sessions
         self._tokens = tokens
         self._tickets = tickets
-        self._waiting: deque[Candidate] = deque()
+        self._waiting: OrderedDict[int, Candidate] = OrderedDict()  # by connection
         self._is_calling = False  # a task for those who wait is on its way
         self._n_under_way = 0
         self._server = f"chatcore {chatcore_version()}"
@@ -106,8 +106,12 @@ class Login:
         except UNDECODABLE as problem:
             self._close(connection, address, RequestError(str(problem)))
         else:
-            self._waiting.append(Candidate(connection, address, hello))
+            self._waiting[connection] = Candidate(connection, address, hello)
             self._call_in()
+
+    def on_disconnected(self, connection: int) -> None:
+        """While the backends hang, those who wait are as many as are connected, however many have given up."""
+        self._waiting.pop(connection, None)
 
     # ---- Looking up, many at once ------------------------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class Login:
     def _next_batch(self) -> list[Candidate]:
         n = min(len(self._waiting), _BATCH, _LOGINS_AT_ONCE - self._n_under_way)
         self._n_under_way += n
-        batch = [self._waiting.popleft() for _ in range(n)]
+        batch = [self._waiting.popitem(last=False)[1] for _ in range(n)]
         self._call_in()
         return batch
 

@@ -117,7 +117,7 @@ class Worker:
             EVENT_HELLO: self._login.on_hello,
             EVENT_REQUEST: self._requests.on_request,
             EVENT_SEND: self._sends.on_send,
-            EVENT_DISCONNECTED: self._sessions.on_disconnected,
+            EVENT_DISCONNECTED: self._on_disconnected,
             EVENT_EXPIRED: self._sessions.on_expired,
         }
 
@@ -212,6 +212,10 @@ class Worker:
                     self.context.outbox.close(event[1], ChatError(code=ErrorCode.ERROR_INTERNAL))
         if self.hub.dirty:
             self.wake()
+
+    def _on_disconnected(self, connection: int, session: int, player: bytes, code: int, channels: list[bytes]) -> None:
+        self._login.on_disconnected(connection)
+        self._sessions.on_disconnected(connection, session, player, code, channels)
 
     def on_outcomes(self, outcomes: list[Outcome]) -> None:
         """What became of appended records, from the log."""

@@ -11,6 +11,7 @@ import pytest
 from chatcore.operations import Operation
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.login import _BATCH, _LOGINS_AT_ONCE
+from support.players import until
 from support.raw import RawClient
 from support.servers import LocalServer
 from support.slow_answers import slow_down
@@ -144,3 +145,23 @@ async def test_a_wave_comes_in_by_bounded_batches(server: LocalServer, open_raw:
     assert sum(profiles.sizes) == n
     assert max(profiles.sizes) == _BATCH
     assert profiles.most <= _LOGINS_AT_ONCE
+
+
+async def test_who_has_given_up_is_not_looked_up(server: LocalServer, open_raw: Any, monkeypatch: Any) -> None:
+    """While the backends hang, players who try again and again do not make a queue of tries."""
+    monkeypatch.setattr("chatcore_server.login._LOGINS_AT_ONCE", 1)
+    slow = slow_down(server, "profiles")
+    first, patient = await open_raw(server), await open_raw(server)
+    first.hello(token=server.token("ann"))
+    await until(lambda: slow.is_asked)
+    patient.hello(token=server.token("bob"))
+    impatient = [await open_raw(server) for _ in range(20)]
+    for client in impatient:
+        client.hello(token=server.token("cid"))
+    await until(lambda: server.do(lambda worker: len(worker._login._waiting)) == 21)
+    for client in impatient:
+        await client.close()
+    await until(lambda: server.do(lambda worker: len(worker._login._waiting)) == 1)
+    slow.may_answer = True
+    assert [(await client.welcome())["player"] for client in (first, patient)] == ["ann", "bob"]
+    assert server.counted("logins_new") == 2

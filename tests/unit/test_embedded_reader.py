@@ -27,9 +27,9 @@ def connect(file: Path) -> sqlite3.Connection:
 class Held:
     """A reader whose first look-up waits until it is let go, so that what is asked meanwhile is one batch."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, settings: EmbeddedSettings | None = None) -> None:
         self._gate, self._is_held = threading.Event(), threading.Event()
-        self.reader = Reader(EmbeddedSettings())
+        self.reader = Reader(settings or EmbeddedSettings())
         self.reader.start(connect(file), asyncio.get_running_loop())
 
     async def hold(self) -> "asyncio.Task[None]":
@@ -58,6 +58,57 @@ async def test_batches_keep_the_order_of_asking(tmp_path: Path) -> None:
     held.let_go()
     await asyncio.gather(first, *asked)
     assert order == list(range(N_LOOKUPS))
+    await held.reader.stop()
+
+
+async def test_large_look_ups_let_the_others_go_first(tmp_path: Path) -> None:
+    """Those that are there, and those that come while a large one is looked up; and all are answered before the end."""
+    held = Held(tmp_path / "file")
+    first = await held.hold()
+    order: list[str] = []
+
+    def ask(name: str, is_large: bool = False) -> "asyncio.Task[None]":
+        return asyncio.create_task(held.reader.look_up(lambda _: order.append(name), CODE, is_large=is_large))
+
+    is_in, go_on = threading.Event(), threading.Event()
+
+    def large(connection: sqlite3.Connection) -> None:
+        is_in.set()
+        go_on.wait(10)
+        order.append("large 0")
+
+    asked = [asyncio.create_task(held.reader.look_up(large, CODE, is_large=True))]
+    asked += [ask(f"large {i}", is_large=True) for i in range(1, 4)] + [ask("first"), ask("second")]
+    await asyncio.sleep(0)
+    held.let_go()
+    assert await asyncio.to_thread(is_in.wait, 10)
+    asked += [ask("third"), ask("large 4", is_large=True)]
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(held.reader.stop())
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, stopping, *asked)
+    assert order == ["first", "second", "large 0", "third", "large 1", "large 2", "large 3", "large 4"]
+
+
+async def test_look_ups_that_wait_have_an_end(tmp_path: Path) -> None:
+    """Large ones count as well, and so do those that nobody waits for any more."""
+    held = Held(tmp_path / "file", EmbeddedSettings(max_queued_lookups=4))
+    first = await held.hold()
+    asked = [
+        asyncio.create_task(held.reader.look_up(lambda _, i=i: i, CODE, is_large=i % 2 == 0))  # type: ignore[misc]
+        for i in range(6)
+    ]
+    await asyncio.sleep(0)
+    asked[1].cancel()
+    answers = await asyncio.gather(*asked[4:], return_exceptions=True)
+    assert [isinstance(answer, BackendUnavailable) and answer.code == CODE for answer in answers] == [True, True]
+    with pytest.raises(BackendUnavailable, match="4 look-ups wait"):
+        await held.reader.look_up(lambda _: 0, CODE)
+    held.let_go()
+    await first
+    assert [await asked[i] for i in (0, 2, 3)] == [0, 2, 3]
+    assert await held.reader.look_up(lambda _: "again", CODE) == "again"
     await held.reader.stop()
 
 

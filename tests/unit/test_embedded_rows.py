@@ -1,11 +1,12 @@
 """How the embedded store's queries run, and its memory of recent sends."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from chatcore_ext.record import encode_record
-from chatcore_server.embedded import conversations, log_rows
+from chatcore_server.embedded import conversations, log_rows, relations
 from chatcore_server.embedded.database import connect_writer, signed, unsigned
 from chatcore_server.embedded.log_writer import RecentSends, direct_players
 
@@ -65,6 +66,17 @@ def test_conversations_are_found_without_looking_through_the_log(tmp_path: Path)
     assert any("INDEX history (channel=? AND position>?)" in step for step in plan), "unread messages"
     assert any("INDEX history (channel=?)" in step for step in plan), "heads"
     assert not [step for step in plan if step in ("SCAN log", "SCAN trimmed", "SCAN conversations", "SCAN read_marks")]
+
+
+def test_many_members_and_friends_are_one_row(tmp_path: Path) -> None:
+    connection = connect_writer(tmp_path / "x.sqlite3", "normal", 4)
+    names = [b"%04d" % i for i in range(1_000)]
+    connection.executemany("INSERT INTO members VALUES (NULL, 'group:x', ?, 'member')", [(name,) for name in names])
+    connection.executemany("INSERT INTO friends VALUES (?, 'ann')", [(name,) for name in names])
+    for statement, values in ((relations._MEMBERS, ("group:x", 1_000)), (relations._WAITING, ("ann",))):
+        [(text,)] = connection.execute(statement, values).fetchall()
+        assert len(json.loads(text)) == 1_000
+    connection.close()
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**63 - 1, 2**63, 2**64 - 1])

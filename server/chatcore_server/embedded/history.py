@@ -28,12 +28,12 @@ class EmbeddedHistory:
     async def after(self, channel: bytes, after: int, limit: int, size: int) -> HistoryPage:
         partition = name_hash(channel) % self._partitions
         look_up = partial(read_after, partition=partition, channel=channel, after=after, limit=limit, size=size)
-        return await self._reader.look_up(look_up, CODE)
+        return await self._reader.look_up(look_up, CODE, is_large=True)
 
     async def before(self, channel: bytes, before: int, limit: int, size: int) -> HistoryPage:
         partition = name_hash(channel) % self._partitions
         look_up = partial(read_before, partition=partition, channel=channel, before=before, limit=limit, size=size)
-        return await self._reader.look_up(look_up, CODE)
+        return await self._reader.look_up(look_up, CODE, is_large=True)
 
     async def find(self, channel: bytes, session: int, seq: int) -> int:
         return self._writer.find_recent(channel, session, seq)

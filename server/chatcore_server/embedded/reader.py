@@ -4,9 +4,10 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable
@@ -17,8 +18,14 @@ T = TypeVar("T")
 
 MAX_BATCH_S = 0.002  # answers wait no longer than this for others to share one wake-up of the loop
 _MAX_BATCH = 256  # look-ups of one snapshot, which keeps the write-ahead log from being reset
-_Lookup = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]", ErrorCode]
 _Answer = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class _Lookup(NamedTuple):
+    work: Callable[[sqlite3.Connection], Any]
+    future: "asyncio.Future[Any]"
+    code: ErrorCode
+    is_large: bool
 
 
 class Reader:
@@ -26,6 +33,8 @@ class Reader:
 
     def __init__(self, settings: EmbeddedSettings) -> None:
         self._queue: SimpleQueue[_Lookup | None] = SimpleQueue()
+        self._large: deque[_Lookup] = deque()  # out of the queue; changed by the reader's thread alone
+        self._max_queued = settings.max_queued_lookups
         self._pending = Pending(settings.lookup_timeout_ms)
         self._thread: threading.Thread | None = None
 
@@ -45,12 +54,18 @@ class Reader:
             await asyncio.sleep(0)
         self._pending.close()
 
-    async def look_up(self, work: Callable[[sqlite3.Connection], T], code: ErrorCode) -> T:
-        """What `work` returns. Raises BackendUnavailable(code) if the file cannot be read, or not in time."""
+    async def look_up(self, work: Callable[[sqlite3.Connection], T], code: ErrorCode, *, is_large: bool = False) -> T:
+        """What `work` returns. Raises BackendUnavailable(code) if the file cannot be read, or not in time, or too many
+        wait: while the disk hangs, those that nobody waits for any more lie in the queue, too.
+
+        Large ones let the others go first, which are what logins need.
+        """
         if self._thread is None:
             raise BackendUnavailable(code, "the store is closed")
+        if self._queue.qsize() + len(self._large) >= self._max_queued:
+            raise BackendUnavailable(code, f"{self._max_queued} look-ups wait")
         future = self._pending.add(self._loop, code)
-        self._queue.put((work, future, code))
+        self._queue.put(_Lookup(work, future, code, is_large))
         result: T = await future
         return result
 
@@ -60,19 +75,20 @@ class Reader:
         self._connection.close()
 
     def _next_batch(self) -> list[_Lookup]:
-        """What is queued, once there is something. Nothing: the end."""
+        """What is queued, once there is something, and after it one of the large ones. Nothing: the end."""
         batch: list[_Lookup] = []
-        lookup = self._queue.get()
-        while lookup is not None:
-            batch.append(lookup)
-            if len(batch) == _MAX_BATCH:
-                return batch
+        while len(batch) < _MAX_BATCH:
             try:
-                lookup = self._queue.get(block=False)
+                lookup = self._queue.get(block=not batch and not self._large)
             except Empty:
-                return batch
-        if batch:
-            self._queue.put(None)  # the end comes after these
+                break
+            if lookup is None:
+                if batch or self._large:
+                    self._queue.put(None)  # the end comes after these
+                break
+            (self._large if lookup.is_large else batch).append(lookup)
+        if self._large:
+            batch.append(self._large.popleft())
         return batch
 
     def _answer_all(self, batch: list[_Lookup]) -> None:
@@ -83,7 +99,7 @@ class Reader:
         until = time.monotonic() + MAX_BATCH_S
         self._connection.execute("BEGIN")
         for lookup in batch:
-            answers.append(self._answer(*lookup))
+            answers.append(self._answer(lookup))
             if time.monotonic() > until:
                 self._tell(answers)
                 answers, until = [], time.monotonic() + MAX_BATCH_S
@@ -91,9 +107,8 @@ class Reader:
             self._connection.rollback()
         self._tell(answers)
 
-    def _answer(
-        self, work: Callable[[sqlite3.Connection], Any], future: "asyncio.Future[Any]", code: ErrorCode
-    ) -> _Answer:
+    def _answer(self, lookup: _Lookup) -> _Answer:
+        work, future, code, _ = lookup
         if future.done():
             return future, None, None  # nobody waits for it any more
         try:

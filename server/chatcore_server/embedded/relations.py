@@ -46,12 +46,20 @@ _ADDED = """
 SELECT json_group_array(json_array(asked.key, hex(other))) FROM json_each(?) AS asked
 CROSS JOIN friends ON player = CAST(asked.value AS BLOB)
 """
+# One row with a JSON text each, as log_rows.py says why.
+_MEMBERS = """
+SELECT json_group_array(json_array(hex(player), role)) FROM (
+    SELECT player, role FROM members WHERE channel = ? ORDER BY number LIMIT ?)
+"""
 _WAITING = """
-SELECT player FROM friends AS theirs WHERE other = ?
-AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
-ORDER BY player LIMIT 1000
+SELECT json_group_array(hex(player)) FROM (
+    SELECT player FROM friends AS theirs WHERE other = ?
+    AND NOT EXISTS (SELECT 1 FROM friends AS mine WHERE mine.player = theirs.other AND mine.other = theirs.player)
+    ORDER BY player LIMIT 1000)
 """
 
+_decode_members = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
 _decode_groups = msgspec.json.Decoder(list[tuple[int, str, str]]).decode
 
 
@@ -90,10 +98,10 @@ class EmbeddedRelations:
 
     async def members(self, group: bytes, limit: int) -> list[tuple[bytes, str]]:
         def look_up(connection: sqlite3.Connection) -> list[tuple[bytes, str]]:
-            rows = "SELECT player, role FROM members WHERE channel = ? ORDER BY number LIMIT ?"
-            return connection.execute(rows, (group, limit)).fetchall()
+            (text,) = connection.execute(_MEMBERS, (group, limit)).fetchone()
+            return [(bytes.fromhex(player), role) for player, role in _decode_members(text)]
 
-        return await self._reader.look_up(look_up, CODE)
+        return await self._reader.look_up(look_up, CODE, is_large=True)
 
     async def count_members(self, group: bytes) -> int:
         return await self._count("members WHERE channel = ?", group)
@@ -155,10 +163,11 @@ class EmbeddedRelations:
 
     async def friends(self, player: bytes) -> tuple[list[bytes], list[bytes]]:
         def look_up(connection: sqlite3.Connection) -> tuple[list[bytes], list[bytes]]:
-            waiting = connection.execute(_WAITING, (player,))
-            return read_names(connection, _MUTUAL, [player])[0], [name for (name,) in waiting]
+            (text,) = connection.execute(_WAITING, (player,)).fetchone()
+            waiting = [bytes.fromhex(name) for name in _decode_names(text)]
+            return read_names(connection, _MUTUAL, [player])[0], waiting
 
-        return await self._reader.look_up(look_up, CODE)
+        return await self._reader.look_up(look_up, CODE, is_large=True)
 
     async def _count(self, rows: str, name: bytes) -> int:
         def look_up(connection: sqlite3.Connection) -> int:

@@ -42,6 +42,8 @@ class EmbeddedSettings(Table, frozen=True, kw_only=True):
     max_queued_bytes: Annotated[int, Size(highest=_MAX_FILE, about="The same, by size.")] = 64 << 20
     max_batch_records: Annotated[int, Count(about="One transaction; bounds the time between two outcomes.")] = 2_000
     max_batch_bytes: Annotated[int, Size(about="The same, by size.")] = 4 << 20
+    # A disk that hangs for seconds; about a kilobyte each.
+    max_queued_lookups: Annotated[int, Count(about="Look-ups that wait; beyond it they are refused.")] = 20_000
     page_records: Annotated[int, Count(about="Read at once by a server that starts.")] = 1_000
     lookup_timeout_ms: Annotated[int, Duration(about="Then a look-up has failed.")] = 2_000
     write_timeout_ms: Annotated[
