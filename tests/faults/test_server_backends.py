@@ -207,25 +207,32 @@ async def ready(server: LocalServer) -> int:
         return response.status
 
 
-async def test_a_log_that_takes_nothing(server: LocalServer) -> None:
+RETRY, UNCERTAIN = ErrorFlag.ERROR_FLAG_RETRY, ErrorFlag.ERROR_FLAG_UNCERTAIN
+
+
+async def in_room_with_a_log_to_break(server: LocalServer) -> tuple[RawClient, list[int], BrokenLog]:
+    """A player in a room, the room's number, head and hash, and the server's log."""
     raw = await RawClient.open(server.port)
     welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
-    number = welcome["channels"]["room:x"][0]
     store: Any = server.server.store
     log = store.log = server.do(lambda worker: BrokenLog(store.log, worker.on_outcomes))
-    retry, uncertain = ErrorFlag.ERROR_FLAG_RETRY, ErrorFlag.ERROR_FLAG_UNCERTAIN
+    return raw, welcome["channels"]["room:x"], log
+
+
+async def test_a_log_that_takes_nothing(server: LocalServer) -> None:
+    raw, (number, *_), log = await in_room_with_a_log_to_break(server)
     assert await ready(server) == 200
     log.mode = "full"
     raw.send(1, number, b"one")
-    assert await raw.refusal() == (1, "overloaded", retry)
+    assert await raw.refusal() == (1, "overloaded", RETRY)
     assert await ready(server) == 200
     log.mode = "failing"
     raw.send(2, number, b"two")
-    assert await raw.refusal() == (2, "log_unavailable", retry)
+    assert await raw.refusal() == (2, "log_unavailable", RETRY)
     assert await ready(server) == 503
     log.mode = "uncertain"
     raw.send(3, number, b"three")
-    assert await raw.refusal() == (3, "log_unavailable", retry | uncertain)
+    assert await raw.refusal() == (3, "log_unavailable", RETRY | UNCERTAIN)
     log.mode = ""
     raw.send(4, number, b"four")
     assert (await raw.ack())[0] == 4
@@ -234,25 +241,20 @@ async def test_a_log_that_takes_nothing(server: LocalServer) -> None:
 
 async def test_a_log_that_is_silent(server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chatcore_server.sends._PATIENCE_S", 0.2)
-    raw = await RawClient.open(server.port)
-    welcome = await raw.login(token=server.token("ann"), channels={"room:x": 0})
-    number = welcome["channels"]["room:x"][0]
-    store: Any = server.server.store
-    log = store.log = server.do(lambda worker: BrokenLog(store.log, worker.on_outcomes))
-    retry, uncertain = ErrorFlag.ERROR_FLAG_RETRY, ErrorFlag.ERROR_FLAG_UNCERTAIN
+    raw, (number, head, _), log = await in_room_with_a_log_to_break(server)
     log.mode = "silent"
     raw.send(1, number, b"one")
     raw.send(2, number, b"two")
-    assert await raw.refusal() == (1, "log_unavailable", retry | uncertain)  # it may still get there
-    assert await raw.refusal() == (2, "log_unavailable", retry | uncertain)
+    assert await raw.refusal() == (1, "log_unavailable", RETRY | UNCERTAIN)  # it may still get there
+    assert await raw.refusal() == (2, "log_unavailable", RETRY | UNCERTAIN)
     raw.send(3, number, b"three")
-    assert await raw.refusal() == (3, "log_unavailable", retry)  # this one was not handed over any more
+    assert await raw.refusal() == (3, "log_unavailable", RETRY)  # this one was not handed over any more
     assert await ready(server) == 503
     server.do(lambda worker: log.release())
     assert [(await raw.delivery())[7] for _ in range(2)] == [b"one", b"two"]
     raw.send(1, number, b"one", SendFlag.SEND_RESEND)
     seq, first, _ = await raw.ack()
-    assert (seq, first) == (1, welcome["channels"]["room:x"][1] + 1)
+    assert (seq, first) == (1, head + 1)
     raw.send(4, number, b"four")
     assert (await raw.ack())[0] == 4
     assert not raw.taken(FrameType.FRAME_ACK)  # the late outcomes of what was refused answer nothing

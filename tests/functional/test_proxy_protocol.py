@@ -14,11 +14,11 @@ from support.certificates import HOST, client_context
 from support.players import until
 from support.raw import RawClient
 from support.servers import EVERY_DOOR, LocalServer
+from support.streams import Streams, aborted_at_the_end
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.parametrize("door", EVERY_DOOR)]
 
 StartServer = Callable[..., LocalServer]
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 DEADLINE_S = 10.0
 
@@ -37,23 +37,12 @@ def server(start_server: StartServer) -> LocalServer:
 
 @pytest_asyncio.fixture
 async def connect() -> AsyncIterator[Callable[[LocalServer], Awaitable[Streams]]]:
-    writers: list[asyncio.StreamWriter] = []
+    async with aborted_at_the_end() as open_port:
 
-    async def open_one(server: LocalServer) -> Streams:
-        port = server.server.ports["tcp" if server.door == "transport" else server.door]
-        reader, writer = await asyncio.open_connection(HOST, port)
-        writers.append(writer)
-        return reader, writer
+        def connect(server: LocalServer) -> Awaitable[Streams]:
+            return open_port(server.server.ports["tcp" if server.door == "transport" else server.door], None)
 
-    yield open_one
-    for writer in writers:
-        writer.transport.abort()  # closing may wait for what nobody reads
-        with contextlib.suppress(OSError):
-            await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
-
-
-def counted(server: LocalServer, name: str) -> int:
-    return server.counted(name)
+        yield connect
 
 
 async def is_spoken(door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +75,7 @@ async def test_the_protocol_follows_the_header(first: bytes, server: LocalServer
     reader, writer = await connect(server)
     writer.write(first)
     await is_spoken(server.door, reader, writer)
-    assert counted(server, "proxy_headers_refused") == 0
+    assert server.counted("proxy_headers_refused") == 0
 
 
 async def test_limits_hold_for_the_address_that_is_said(start_server: StartServer, connect: Any) -> None:
@@ -96,12 +85,12 @@ async def test_limits_hold_for_the_address_that_is_said(start_server: StartServe
         _, writer = await connect(server)
         writer.write(header(source))
         await until(lambda: n_tried(server) > n_seen)  # noqa: B023  it is waited for here
-    assert counted(server, "connections_refused_by_address") == 1
-    assert counted(server, "connections_accepted") == 3
+    assert server.counted("connections_refused_by_address") == 1
+    assert server.counted("connections_accepted") == 3
 
 
 def n_tried(server: LocalServer) -> int:
-    return counted(server, "connections_accepted") + counted(server, "connections_refused_by_address")
+    return server.counted("connections_accepted") + server.counted("connections_refused_by_address")
 
 
 async def test_a_header_in_pieces(server: LocalServer, connect: Any) -> None:
@@ -134,8 +123,8 @@ async def test_without_a_header_nobody_gets_in(first: bytes, server: LocalServer
     async with asyncio.timeout(DEADLINE_S):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
-    await until(lambda: counted(server, "proxy_headers_refused") == 1)
-    assert counted(server, "connections_accepted") == 0
+    await until(lambda: server.counted("proxy_headers_refused") == 1)
+    assert server.counted("connections_accepted") == 0
 
 
 async def test_only_trusted_addresses_may_say_it(start_server: StartServer, connect: Any) -> None:
@@ -145,7 +134,7 @@ async def test_only_trusted_addresses_may_say_it(start_server: StartServer, conn
     async with asyncio.timeout(DEADLINE_S):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
-    assert counted(server, "proxy_headers_refused") == 1
+    assert server.counted("proxy_headers_refused") == 1
 
 
 async def test_a_header_that_does_not_come(start_server: StartServer, connect: Any) -> None:
@@ -154,4 +143,4 @@ async def test_a_header_that_does_not_come(start_server: StartServer, connect: A
     writer.write(header()[:20])
     async with asyncio.timeout(DEADLINE_S):
         assert await reader.read() == b""
-    assert counted(server, "proxy_headers_refused") == 1
+    assert server.counted("proxy_headers_refused") == 1

@@ -20,6 +20,7 @@ from support.certificates import HOST, authority, client_context, write_authorit
 from support.players import until
 from support.raw import RawClient
 from support.servers import LocalServer
+from support.streams import Streams, aborted_at_the_end
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,25 +36,9 @@ def door() -> str:
 
 
 @pytest_asyncio.fixture
-async def connect() -> AsyncIterator[Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]]:
-    writers: list[asyncio.StreamWriter] = []
-
-    async def open_one(
-        server: LocalServer, context: ssl.SSLContext | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(HOST, server.server.ports["tls"], ssl=context)
-        writers.append(writer)
-        return reader, writer
-
-    yield open_one
-    for writer in writers:
-        writer.transport.abort()  # closing may wait for what nobody reads
-        with contextlib.suppress(OSError):
-            await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
-
-
-def counted(server: LocalServer, name: str) -> int:
-    return server.counted(name)
+async def connect() -> AsyncIterator[Callable[[LocalServer, ssl.SSLContext | None], Awaitable[Streams]]]:
+    async with aborted_at_the_end() as open_port:
+        yield lambda server, context: open_port(server.server.ports["tls"], context)
 
 
 def serial(writer: asyncio.StreamWriter) -> Any:
@@ -74,7 +59,7 @@ async def test_both_versions(version: ssl.TLSVersion, server: LocalServer, conne
 async def test_a_certificate_of_somebody_else_is_noticed(server: LocalServer) -> None:
     with pytest.raises(ConnectionLost, match="certificate verify failed"):
         await Client(server.uri, token=server.token("ann"), ssl=ssl.create_default_context()).connect()
-    await until(lambda: counted(server, "tls_handshakes_failed") == 1)
+    await until(lambda: server.counted("tls_handshakes_failed") == 1)
 
 
 async def test_what_speaks_no_tls_is_dropped(server: LocalServer, connect: Any) -> None:
@@ -83,29 +68,29 @@ async def test_what_speaks_no_tls_is_dropped(server: LocalServer, connect: Any) 
     with contextlib.suppress(ConnectionError):
         while await reader.read(100):  # an alert, perhaps
             pass
-    await until(lambda: counted(server, "connections") == 0)
-    assert counted(server, "tls_handshakes_failed") == 1
+    await until(lambda: server.counted("connections") == 0)
+    assert server.counted("tls_handshakes_failed") == 1
 
 
 async def test_who_never_shakes_hands_runs_into_the_time_for_hello(start_server: StartServer, connect: Any) -> None:
     server = start_server(limits={"hello_timeout": "200ms"})
     reader, _ = await connect(server, None)
-    await until(lambda: counted(server, "connections") == 1)
+    await until(lambda: server.counted("connections") == 1)
     async with asyncio.timeout(DEADLINE_S):
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
-    assert counted(server, "closed_hello_timeout") == 1
-    assert counted(server, "connections") == 0
+    assert server.counted("closed_hello_timeout") == 1
+    assert server.counted("connections") == 0
 
 
 async def test_those_who_shake_hands_count_as_connections(start_server: StartServer, connect: Any) -> None:
     server = start_server(limits={"connections": 2})
     for _ in range(2):
         await connect(server, None)
-    await until(lambda: counted(server, "connections") == 2)
-    assert counted(server, "connections_half_open") == 2
+    await until(lambda: server.counted("connections") == 2)
+    assert server.counted("connections_half_open") == 2
     await connect(server, client_context())  # a player in the making, for whom the oldest gives way
-    assert counted(server, "half_open_gave_way") == 1
+    assert server.counted("half_open_gave_way") == 1
 
 
 async def test_a_new_certificate_without_a_restart(server: LocalServer, connect: Any, tmp_path: Path) -> None:
@@ -176,7 +161,7 @@ async def test_a_client_that_takes_nothing_is_let_go(start_server: StartServer, 
     await RawClient(reader, writer).login(token=server.token("ann"), channels={"room:x": 0})
     assert n_links() == before + 1
     writer.transport.pause_reading()
-    while counted(server, "closed_slow_receiver") == 0:  # messages would be left out; answers cannot be
+    while server.counted("closed_slow_receiver") == 0:  # messages would be left out; answers cannot be
         writer.write(b"".join(encode_frame(FrameType.FRAME_PING, bytes(8)) for _ in range(1000)))
         await asyncio.gather(*(bob.client.send("room:x", bytes(3000)) for _ in range(10)))
     await until(lambda: n_links() == before)

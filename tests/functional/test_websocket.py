@@ -53,10 +53,6 @@ async def open_socket() -> AsyncIterator[OpenSocket]:
         await stream.wait_closed()
 
 
-def counted(server: LocalServer, name: str) -> int:
-    return server.counted(name)
-
-
 async def closed_with(stream: WebSocketStream) -> tuple[int | None, str]:
     """The WebSocket's close code and reason; every message before it is thrown away."""
     async with asyncio.timeout(DEADLINE_S):
@@ -105,7 +101,7 @@ async def test_a_text_message(server: LocalServer, open_socket: OpenSocket) -> N
     stream = await open_socket(server)
     await stream.websocket.send_str("hello")
     assert await closed_with(stream) == (1003, "malformed_frame: the protocol is binary")
-    await until(lambda: counted(server, "closed_malformed_frame") == 1)
+    await until(lambda: server.counted("closed_malformed_frame") == 1)
 
 
 @pytest.mark.parametrize("is_logged_in", [False, True])
@@ -115,8 +111,8 @@ async def test_a_message_that_is_too_long(is_logged_in: bool, server: LocalServe
         await RawClient(stream, stream).login(token=server.token("ann"))
     await stream.websocket.send_bytes(bytes(4101))
     assert (await closed_with(stream))[0] == 1009
-    await until(lambda: counted(server, "closed_frame_too_large") == 1)
-    await until(lambda: counted(server, "connections") == 0)
+    await until(lambda: server.counted("closed_frame_too_large") == 1)
+    await until(lambda: server.counted("connections") == 0)
 
 
 async def test_every_server_takes_messages_of_the_size_that_clients_send(
@@ -150,8 +146,8 @@ async def test_a_flood_of_messages_before_the_login(payload: bytes, server: Loca
     peer.writer.write(masked(0x82, head) + masked(0x82, payload) * 10_000)
     async with asyncio.timeout(DEADLINE_S):
         await peer.reader.readuntil(b"rate_limited")
-    assert counted(server, "closed_rate_limited") == 1
-    assert counted(server, "bytes_received") <= len(head) + FREE_FRAMES
+    assert server.counted("closed_rate_limited") == 1
+    assert server.counted("bytes_received") <= len(head) + FREE_FRAMES
 
 
 async def test_a_hello_in_fragments(server: LocalServer, knock: Any) -> None:
@@ -212,7 +208,7 @@ async def test_who_is_closed_may_not_flood_either(server: LocalServer, knock: An
     pings = masked(0x89, b"") * 10_000
     peer.writer.write(pings)
     assert (await peer.rest()).count(b"\x8a\0") <= FREE_FRAMES + 100  # pongs: those of a piece and no more
-    await until(lambda: counted(server, "connections_closing") == 0)
+    await until(lambda: server.counted("connections_closing") == 0)
 
 
 # ---- Bytes that no client sends --------------------------------------------------------------------------------------
@@ -295,8 +291,8 @@ async def test_frames_that_break_the_standard(frame: bytes, server: LocalServer,
     peer.writer.write(frame)
     head, size, code = struct.unpack("!BBH", (await peer.rest())[:4])
     assert (head, size > 2, code) == (0x88, True, 1002)
-    await until(lambda: counted(server, "closed_malformed_frame") == 1)
-    await until(lambda: counted(server, "connections") == 0)
+    await until(lambda: server.counted("closed_malformed_frame") == 1)
+    await until(lambda: server.counted("connections") == 0)
 
 
 @pytest.mark.parametrize(
@@ -318,8 +314,8 @@ async def test_requests_that_open_nothing(
     peer.writer.write(asked)
     assert await peer.answer() == status
     await peer.rest()
-    await until(lambda: counted(server, counter) == 1)
-    await until(lambda: counted(server, "connections") == 0)
+    await until(lambda: server.counted(counter) == 1)
+    await until(lambda: server.counted("connections") == 0)
 
 
 async def test_a_query_is_no_path(server: LocalServer, knock: Any) -> None:
@@ -334,7 +330,7 @@ async def test_what_is_no_request(junk: bytes, start_server: StartServer, knock:
     peer = await knock(server)
     peer.writer.write(junk)
     await peer.rest()
-    await until(lambda: counted(server, "connections") == 0)
+    await until(lambda: server.counted("connections") == 0)
 
 
 async def test_a_request_that_never_ends(server: LocalServer, knock: Any) -> None:
@@ -345,8 +341,8 @@ async def test_a_request_that_never_ends(server: LocalServer, knock: Any) -> Non
             peer.writer.write(b"X-%d: " % number + b"x" * 1000 + b"\r\n")
             await peer.writer.drain()
     await peer.rest()
-    assert counted(server, "closed_frame_too_large") == 1
-    assert counted(server, "connections") == 0
+    assert server.counted("closed_frame_too_large") == 1
+    assert server.counted("connections") == 0
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTT", request()])
@@ -356,7 +352,7 @@ async def test_no_hello_in_time(sent: bytes, start_server: StartServer, knock: A
     peer.writer.write(sent)
     rest = await peer.rest()
     assert (b"hello_timeout" in rest) == (sent == request())
-    assert counted(server, "closed_hello_timeout") == 1
+    assert server.counted("closed_hello_timeout") == 1
 
 
 async def test_who_asks_for_pongs_and_takes_none(start_server: StartServer, knock: Any) -> None:
@@ -368,10 +364,10 @@ async def test_who_asks_for_pongs_and_takes_none(start_server: StartServer, knoc
     await asyncio.wait_for(peer.reader.readuntil(b"chatcore"), DEADLINE_S)  # in WELCOME
     peer.writer.transport.pause_reading()
     pings = masked(0x89, bytes(125)) * 500
-    while counted(server, "closed_slow_receiver") == 0:
+    while server.counted("closed_slow_receiver") == 0:
         peer.writer.write(pings)
         await asyncio.wait_for(peer.writer.drain(), DEADLINE_S)
-    await until(lambda: counted(server, "connections") == 0)
+    await until(lambda: server.counted("connections") == 0)
 
 
 # ---- Origins, path, encryption ---------------------------------------------------------------------------------------

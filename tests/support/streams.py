@@ -1,13 +1,20 @@
 """Byte streams to a server's doors, by libraries that the server does not use: asyncio's streams, aiohttp's client."""
 
 import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import aiohttp
 
 from chatcore.address import parse_address
 from chatcore.websocket import MESSAGE_BYTES
-from support.certificates import client_context
+from support.certificates import HOST, client_context
+
+DEADLINE_S = 10.0
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+OpenPort = Callable[[int, ssl.SSLContext | None], Awaitable[Streams]]
 
 
 class Reader(Protocol):
@@ -78,3 +85,20 @@ async def open_stream(uri: str) -> tuple[Reader, Writer]:
     return await asyncio.open_connection(
         address.host, address.port, ssl=client_context() if address.is_encrypted else None
     )
+
+
+@contextlib.asynccontextmanager
+async def aborted_at_the_end() -> AsyncIterator[OpenPort]:
+    """Opens connections to ports of this machine that have not ended when the test has."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def open_port(port: int, context: ssl.SSLContext | None) -> Streams:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=context)
+        writers.append(writer)
+        return reader, writer
+
+    yield open_port
+    for writer in writers:
+        writer.transport.abort()  # closing may wait for what nobody reads
+        with contextlib.suppress(OSError):
+            await asyncio.wait_for(writer.wait_closed(), DEADLINE_S)
