@@ -16,7 +16,7 @@ import jwt
 
 from chatcore.errors import AuthenticationError, BadName, TokenExpired
 from chatcore.names import validate_channel, validate_player
-from chatcore_server.clock import now_ms
+from chatcore_server.clock import lead_ms, now_ms
 from chatcore_server.keys import (
     SECRET_SIZE,
     Key,
@@ -47,7 +47,7 @@ _log = get_logger()
 
 
 class Identity(NamedTuple):
-    """What a valid token says. `expires_ms`: ms since 1970 from which on it is no longer accepted, leeway included.
+    """What a valid token says. `expires_ms`: the server's time from which on it is no longer accepted, leeway included.
     `channels` None: the player may join all that is open to players.
     """
 
@@ -127,7 +127,7 @@ class Authenticator:
             raise TokenExpired("the token is expired") from None
         except (jwt.InvalidTokenError, RecursionError) as error:
             raise AuthenticationError(str(error)) from None
-        identity = _identity(claims, leeway_ms)
+        identity = _identity(claims, leeway_ms + lead_ms())
         if identity.expires_ms <= now_ms():  # by the clock that never goes back, unlike PyJWT's
             raise TokenExpired("the token is expired")
         return identity
@@ -163,7 +163,7 @@ def _files(settings: AuthenticationSettings) -> list[str]:
     return [file for file in (settings.secret_file, settings.public_key_file, settings.jwks_file) if file]
 
 
-def _identity(claims: dict[str, Any], leeway_ms: int) -> Identity:
+def _identity(claims: dict[str, Any], later_ms: int) -> Identity:
     channels = claims.get("channels")
     try:
         player = validate_player(claims["sub"]).encode("ascii")
@@ -173,7 +173,7 @@ def _identity(claims: dict[str, Any], leeway_ms: int) -> Identity:
             channels = [validate_channel(str(channel)).encode("ascii") for channel in channels]
     except BadName as error:
         raise AuthenticationError(error.message) from None
-    return Identity(player, min(int(claims["exp"]) * 1000 + leeway_ms, _NEVER_MS), channels)
+    return Identity(player, min(int(claims["exp"]) * 1000 + later_ms, _NEVER_MS), channels)
 
 
 def make_token(

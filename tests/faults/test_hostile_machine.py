@@ -217,7 +217,36 @@ async def resumed(server: LocalServer, ticket: bytes, first: tuple[int, int, int
     return client
 
 
+def forget_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a new process does, and as this one has to at the test's end."""
+    monkeypatch.setattr(clock, "_server_clock", clock.Clock(lambda: clock.wall_clock_ms()))
+
+
+async def test_a_clock_that_ran_ahead_and_is_right_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_the_time(monkeypatch)
+    server = LocalServer(tmp_path / "data", {}).start()
+    ahead = await RawClient.open(server.uri)
+    with monkeypatch.context() as later:
+        real = clock.wall_clock_ms
+        later.setattr(clock, "wall_clock_ms", lambda: real() + 24 * HOUR_MS)
+        ahead.hello(token=server.token("ahead", 600))
+        assert await ahead.closed_by() == "token_expired"
+    assert clock.now_ms() > clock.wall_clock_ms() + 23 * HOUR_MS, "time does not go back"
+    ann = await RawClient.open(server.uri)
+    ticket = (await ann.login(token=server.token("ann", 600)))["ticket"]
+    await ann.close()
+    again = await RawClient.open(server.uri)
+    assert (await again.login(ticket=ticket))["resumed"]
+    expired = await RawClient.open(server.uri)
+    expired.hello(token=server.token("bob", -60))
+    assert await expired.closed_by() == "token_expired"
+    for client in (ahead, again, expired):
+        await client.close()
+    await server.stop()
+
+
 async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_the_time(monkeypatch)
     server = LocalServer(tmp_path / "data", {}).start()
     neighbours = await Neighbours(server).start()
     last_ms = await server_lives_with_its_clock_set_back(server, monkeypatch)
@@ -226,6 +255,8 @@ async def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.Monk
     await server.stop()
 
     # A server that starts while the clock is wrong: the log remembers its last time.
+    forget_the_time(monkeypatch)
+    assert clock.now_ms() < last_ms
     later = LocalServer(tmp_path / "data", {}).start()
     client = await RawClient.open(later.uri)
     welcome = await client.login(token=later.token("cid"), channels={"room:x": 0})

@@ -22,6 +22,7 @@ from chatcore_server.authentication import (
     make_token,
     ticket_key,
 )
+from chatcore_server.clock import DISBELIEVED_MS, Clock, now_ms, wall_clock_ms
 from chatcore_server.outbox import text_of
 from chatcore_server.settings import AuthenticationSettings, ServerSettings, SettingsError
 from chatcore_server.settings_check import is_loopback
@@ -99,11 +100,31 @@ def test_leeway() -> None:
         authenticator(leeway_ms=0).verify(token({"sub": "ann", "nbf": now + 3}))
 
 
-def test_expired_once_is_expired_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ahead_s(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """By how much the machine's clock is ahead of the right time, as the server sees it."""
+    ahead = [0]
+    clock = Clock(lambda: wall_clock_ms() + ahead[0] * 1000)
+    monkeypatch.setattr("chatcore_server.clock._server_clock", clock)
+    return ahead
+
+
+def test_expired_once_is_expired_when_the_clock_is_set_back(ahead_s: list[int]) -> None:
     short = make_token(KEY, "ann", 60)
-    monkeypatch.setattr("chatcore_server.authentication.now_ms", lambda: int(time.time() * 1000) + 66_000)
+    for ahead_s[0] in (66, 0, -50):
+        with pytest.raises(TokenExpired):
+            authenticator().verify(short)
+
+
+def test_a_clock_that_ran_ahead_keeps_no_fresh_token_out(ahead_s: list[int]) -> None:
+    ahead_s[0] = 86_400
     with pytest.raises(TokenExpired):
-        authenticator().verify(short)
+        authenticator().verify(make_token(KEY, "ann", 600))
+    ahead_s[0] = 0
+    left_ms = authenticator().verify(make_token(KEY, "ann", 600)).expires_ms - now_ms()
+    assert 0 <= 605_000 - DISBELIEVED_MS - left_ms < 10_000
+    with pytest.raises(TokenExpired):
+        authenticator().verify(make_token(KEY, "ann", 100))
 
 
 @pytest.mark.parametrize("aud", ["chat", ["chat"], ["shop", "chat"]])

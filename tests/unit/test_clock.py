@@ -4,16 +4,36 @@ import msgspec
 from structlog.testing import capture_logs
 
 from chatcore_server.accepting import AcceptWatch
-from chatcore_server.clock import Clock
+from chatcore_server.clock import DISBELIEVED_MS, Clock
 from chatcore_server.serve import _fitting_descriptors
 from chatcore_server.settings import ServerSettings
 from chatcore_server.settings_layers import load_settings
 
+HOUR_MS = 3_600_000
 
-def test_a_clock_that_is_set_back_stands_still() -> None:
-    times = iter([1000, 1005, 400, 900, 1005, 1006])
-    clock = Clock(lambda: next(times))
-    assert [clock.now_ms() for _ in range(6)] == [1000, 1005, 1005, 1005, 1005, 1006]
+
+def test_a_clock_that_is_set_back_slows_down_until_the_machine_has_caught_up() -> None:
+    times = iter([(1000, 10), (1005, 15), (400, 15), (402, 17), (500, 115), (1040, 125), (1200, 130), (1199, 131)])
+    clock = Clock(lambda: machine[0], lambda: machine[1])
+    told = []
+    for machine in times:  # noqa: B007 - the clock reads it
+        told.append(clock.now_ms())
+    assert told == [1000, 1005, 1005, 1006, 1055, 1060, 1200, 1200]
+
+
+def test_the_lead_over_a_clock_that_is_set_back() -> None:
+    """A little of it is not believed, so that nothing comes back that a moment ago was over."""
+    wall = [HOUR_MS]
+    clock = Clock(lambda: wall[0], lambda: 0)
+    assert clock.lead_ms() == 0
+    wall[0] += HOUR_MS
+    assert clock.lead_ms() == 0
+    wall[0] -= DISBELIEVED_MS
+    assert clock.lead_ms() == 0
+    wall[0] -= HOUR_MS
+    assert clock.lead_ms() == HOUR_MS
+    wall[0] += 2 * HOUR_MS
+    assert clock.lead_ms() == 0
 
 
 def test_a_pause_is_told_once_and_so_is_its_end() -> None:
