@@ -38,14 +38,14 @@ class KeyedBuckets(Generic[Key]):
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: Key, now_ms: int) -> int:
-        """0: taken. Otherwise the ms after which it would be."""
+    def take(self, key: Key, now_ms: int, amount: int = 1) -> int:
+        """0: taken. Otherwise nothing is, and it is the ms after which it would be."""
         found = self._buckets.pop(key, None)
         if found is None:
             self._forget(now_ms)
             found = (TokenBucket(self._rate, self._burst, now_ms), now_ms)
         self._buckets[key] = (found[0], now_ms)
-        return found[0].take(now_ms)
+        return found[0].take(now_ms, amount)
 
     def wait(self, key: Key, now_ms: int) -> int:
         """What `take` would answer, and nothing is taken."""

@@ -3,7 +3,7 @@ themselves.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from chatcore.errors import ChannelFull, ConnectionLost, NotAllowed, RateLimited, RequestError, TooManyChannels
 from chatcore.names import direct_players
@@ -100,6 +100,13 @@ class Channels:
             self.entered(caller.player, channel, connection, was_present)
             self._tickets.joined(connection, channel)
         return number, role
+
+    def too_many(self, player: bytes, channels: Sequence[bytes]) -> list[bytes]:
+        """Those of the channels of a HELLO that the player may not join yet: they count as if joined one by one."""
+        now = monotonic_ms()
+        if not channels or not self._joins.take(player, now, len(channels)):
+            return []
+        return [channel for channel in channels if self._joins.take(player, now)]
 
     def take_settings(self) -> None:
         """Those that the context has now."""

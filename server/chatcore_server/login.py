@@ -152,12 +152,26 @@ class Login:
             admission = candidate.admission
             if admission is None:
                 self._refuse(candidate, candidate.error)
-            elif unknown := self._admissions.sort_channels(candidate.hello.channels, admission):
+            elif unknown := self._sort_channels(candidate.hello, admission):
                 self._n_under_way += 1
                 self._context.tasks.spawn(self._ask(candidate, admission, unknown))
             else:
                 ready.append((candidate, admission))
         return ready
+
+    def _sort_channels(self, hello: Hello, admission: Admission) -> list[bytes]:
+        """As `Admissions.sort_channels`, within the player's limit of joins. What the session is in costs none."""
+        unknown = self._admissions.sort_channels(hello.channels, admission)
+        channels = admission.channels + unknown
+        if admission.resumed:
+            is_in = self._attendance.channels_of(admission.session, admission.player)
+            channels = [channel for channel in channels if channel not in is_in]
+        refused = set(self._channels.too_many(admission.player, channels))
+        if refused:
+            admission.lost.update((channel.decode("ascii"), RateLimited.code) for channel in refused)
+            admission.channels = [channel for channel in admission.channels if channel not in refused]
+            unknown = [channel for channel in unknown if channel not in refused]
+        return unknown
 
     async def _ask(self, candidate: Candidate, admission: Admission, channels: list[bytes]) -> None:
         """Whether it may be in these."""
@@ -235,6 +249,8 @@ class Login:
             self._context.grants[connection] = admission.grants
         self._social.logged_in(player, admission.blocks, admission.serial)
         states = self._enter_channels(connection, admission, was_in, n_sessions > 1)
+        for code in admission.lost.values():
+            self._context.counters["lost_" + error_text(code)] += 1
         self._welcome(connection, admission, states)
         self._attendance.settled(admission.session)
         if not was_here:

@@ -110,6 +110,17 @@ _PLAYERS = (
         "outcome",
     ),
     Family(
+        "channels_lost",
+        "counter",
+        "Channels that a HELLO asked for and its session is not in, by code.",
+        _by_value(
+            "lost_",
+            *("bad_name", "not_allowed", "no_such_channel", "too_many_channels", "blocked", "channel_full"),
+            *("rate_limited", "relations_unavailable"),
+        ),
+        "code",
+    ),
+    Family(
         "token_refreshes",
         "counter",
         "New tokens for sessions that go on: refreshed, or refused by code.",

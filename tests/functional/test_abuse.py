@@ -163,6 +163,29 @@ async def test_who_has_blocked_a_player_is_not_added_by_it(server: LocalServer) 
     await eve.client.add_member("group:g", "ann")
 
 
+async def test_channels_of_a_hello_are_joins(start_server: Start, open_raw: OpenRaw) -> None:
+    server: LocalServer = start_server(limits={"joins_per_second": 1, "join_burst": 100, "channels": 150})
+    rooms = {f"room:{i}": 0 for i in range(90)}
+    ann: RawClient = await open_raw(server)
+    welcome = await ann.login(token=server.token("ann"), channels=rooms)
+    assert (welcome["channels"].keys(), welcome["lost"]) == (rooms.keys(), {})
+    for _ in range(3):  # nothing is new to it
+        again: RawClient = await open_raw(server)
+        resumed = await again.login(ticket=welcome["ticket"], channels=rooms)
+        assert (resumed["resumed"], resumed["channels"].keys(), resumed["lost"]) == (True, rooms.keys(), {})
+    more = rooms | {f"room:more{i}": 0 for i in range(50)} | {"room:\N{CYRILLIC SMALL LETTER A}": 0}
+    last: RawClient = await open_raw(server)
+    resumed = await last.login(ticket=welcome["ticket"], channels=more)
+    n_limited = list(resumed["lost"].values()).count(ErrorCode.ERROR_RATE_LIMITED)
+    assert 25 <= n_limited <= 40, "some tokens have grown back"
+    assert len(resumed["channels"]) == 140 - n_limited
+    assert "rate_limited" in [await last.request(Operation.JOIN, channel=f"room:other{i}") for i in range(3)]
+    assert (server.counted("lost_rate_limited"), server.counted("lost_bad_name")) == (n_limited, 1)
+    groups: RawClient = await open_raw(server)
+    welcome = await groups.login(token=server.token("ann"), channels={f"group:{i}": 0 for i in range(50)})
+    assert list(welcome["lost"].values()).count(ErrorCode.ERROR_RATE_LIMITED) >= 35, "these are not looked up"
+
+
 async def test_marks_where_nobody_has_written_leave_nothing(server: LocalServer) -> None:
     eve = await server.login("eve")
     other = await server.login("eve")

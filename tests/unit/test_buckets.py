@@ -17,6 +17,13 @@ def test_each_key_has_its_own() -> None:
     assert [joins.take("ann", 500), joins.take("ann", 500)] == [0, 500]
 
 
+def test_several_are_taken_together_or_not_at_all() -> None:
+    joins = KeyedBuckets[str](rate_per_second=2, burst=3)
+    assert joins.take("ann", 0, 4) > 0
+    assert joins.take("ann", 0, 2) == 0
+    assert [joins.take("ann", 0, 2), joins.take("ann", 0), joins.take("ann", 0)] == [500, 0, 500]
+
+
 def test_what_is_full_again_is_forgotten() -> None:
     joins = KeyedBuckets[int](rate_per_second=1, burst=10)
     for key in range(100):

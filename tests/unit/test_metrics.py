@@ -16,7 +16,7 @@ from chatcore_server.metrics import Exposition
 from support.hub_world import World
 from support.scrapes import FORMATS, OPENMETRICS, Scrape
 
-CODE_PREFIXES = ("closed_", "refused_", "logins_failed_", "resumes_failed_", "token_refreshes_failed_")
+CODE_PREFIXES = ("closed_", "refused_", "logins_failed_", "resumes_failed_", "token_refreshes_failed_", "lost_")
 ROOT = Path(__file__).parent.parent.parent
 EMPTY = ([(0.5, 0), (math.inf, 0)], 0.0)
 HISTOGRAMS = {str(family.source): EMPTY for family in FAMILIES if family.kind == "histogram"}
