@@ -83,10 +83,18 @@ cdef str text_of_key(unsigned long long key):
     return f"{IPv6Address(int(key) << 64)}/64"
 
 
+cdef bint is_without_limits(const Addresses* addresses, unsigned long long key) noexcept nogil:
+    cdef int i
+    for i in range(addresses.n_networks):
+        if key & addresses.networks[i].mask == addresses.networks[i].key:
+            return True
+    return False
+
+
 cdef int set_networks(Addresses* addresses, object networks) except -1:
     cdef:
         Network* network
-        unsigned int n_bits
+        unsigned int n_bits, slot
     if len(networks) > MAX_NETWORKS:
         raise ValueError(f"at most {<int>MAX_NETWORKS} networks can be without limits")
     parsed = [ip_network(text) for text in networks]
@@ -97,15 +105,9 @@ cdef int set_networks(Addresses* addresses, object networks) except -1:
         network.mask = <unsigned long long>0xFFFFFFFFFFFFFFFF << (64 - n_bits) if n_bits else 0
         network.key = key_of(found.network_address) & network.mask
         addresses.n_networks += 1
+    for slot in range(1, addresses.capacity):  # free ones are told when they are used
+        addresses.slots[slot].is_unlimited = is_without_limits(addresses, addresses.slots[slot].key)
     return 0
-
-
-cdef bint is_without_limits(const Addresses* addresses, unsigned long long key) noexcept nogil:
-    cdef int i
-    for i in range(addresses.n_networks):
-        if key & addresses.networks[i].mask == addresses.networks[i].key:
-            return True
-    return False
 
 
 # Reversible, so two keys never meet; secret, so nobody can pick addresses that lie together in the table.

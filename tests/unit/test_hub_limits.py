@@ -210,6 +210,20 @@ def test_networks_without_limits(kind: str, network: str, inside: str, outside: 
             assert closed_by(world, come_from(world, outside))[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
 
 
+def test_networks_without_limits_change_for_those_who_are_here(kind: str) -> None:
+    with World(kind, max_connections_per_address=1) as world:
+        first = come_from(world, "192.0.2.1")
+        assert world.hub.limited_address(first.handle) is not None
+        world.hub.set_limits(max_connections_per_address=1, unlimited_addresses=["192.0.2.0/24"])
+        assert world.hub.limited_address(first.handle) is None
+        second = come_from(world, "192.0.2.1")
+        assert world.frames(second) == []
+        world.hub.set_limits(max_connections_per_address=1)
+        assert world.hub.limited_address(second.handle) is not None
+        assert closed_by(world, come_from(world, "192.0.2.1"))[0] == ErrorCode.ERROR_TOO_MANY_CONNECTIONS
+        assert not first.closed
+
+
 def test_too_many_refused_at_once_are_closed_without_a_word() -> None:
     with World(max_connections_per_address=1) as world:
         transports = [MemoryTransport() for _ in range(1200)]
