@@ -206,7 +206,7 @@ def data_secret(folder: Path) -> bytes:
     path = folder / SECRET_NAME
     try:
         if folder.exists() and not folder.is_dir():
-            raise SettingsError(f"the data folder {folder} is no folder: name another with --data, or data", "data")
+            raise SettingsError(f"the data folder {folder} is no folder: name another one with --data", "data")
         if not path.exists():
             _create_secret(folder, path)
         secret = path.read_bytes()

@@ -61,7 +61,7 @@ class Server:
     async def start(self) -> None:
         """Accepts connections when it returns. Raises ServeError, SettingsError; then `stop` still has to be called."""
         folder = Path(self.settings.data)
-        secret = cache(partial(data_secret, folder))  # made when all else has been read: no mistake leaves a folder
+        secret = cache(partial(data_secret, folder))  # made after all else is read: a wrong key leaves no folder
         try:
             self.doors = Doors(self.settings)
             self.doors.bind()

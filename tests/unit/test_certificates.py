@@ -48,15 +48,17 @@ def test_what_makes_no_certificate(tmp_path: Path) -> None:
     other = pair(foreign)
     junk = tmp_path / "junk"
     junk.write_text("junk")
-    for certificate, key, authorities in [
-        (str(tmp_path / "none"), good.key_file, ""),
-        (good.certificate_file, str(junk), ""),
-        (good.certificate_file, other.key_file, ""),
-        (good.certificate_file, "", ""),
-        (good.certificate_file, good.key_file, str(junk)),
+    both = f"tls.certificate_file {good.certificate_file} and tls.key_file"
+    for certificate, key, authorities, named in [
+        (str(tmp_path / "none"), good.key_file, "", f"tls.certificate_file: {tmp_path}"),
+        (good.certificate_file, str(tmp_path / "none"), "", f"tls.key_file: {tmp_path}"),
+        (good.certificate_file, str(junk), "", f"{both} {junk}: no"),
+        (good.certificate_file, other.key_file, "", f"{both} {other.key_file}: no"),
+        (good.certificate_file, "", "", f"tls.certificate_file {good.certificate_file}: no"),
+        (good.certificate_file, good.key_file, str(junk), f"tls.client_ca_file: {junk} holds no"),
     ]:
         settings = TlsSettings(certificate_file=certificate, key_file=key, client_ca_file=authorities)
-        with pytest.raises(CertificateError, match=str(tmp_path)):
+        with pytest.raises(CertificateError, match=f"^{named}"):
             CertificateKeeper(settings)
 
 

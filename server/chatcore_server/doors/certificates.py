@@ -21,7 +21,7 @@ class CertificateKeeper:
     def __init__(self, settings: TlsSettings) -> None:
         """Raises CertificateError."""
         self._settings = settings
-        self._watched = WatchedFiles(_files(settings))
+        self._watched = WatchedFiles(_files(settings).values())
         self.context = make_context(settings)
 
     def refresh(self) -> bool:
@@ -41,8 +41,14 @@ class CertificateKeeper:
         return True
 
 
-def _files(settings: TlsSettings) -> list[str]:
-    return [file for file in (settings.certificate_file, settings.key_file, settings.client_ca_file) if file]
+def _files(settings: TlsSettings) -> dict[str, str]:
+    """By the setting that names each."""
+    files = {
+        "tls.certificate_file": settings.certificate_file,
+        "tls.key_file": settings.key_file,
+        "tls.client_ca_file": settings.client_ca_file,
+    }
+    return {key: file for key, file in files.items() if file}
 
 
 def make_context(settings: TlsSettings) -> ssl.SSLContext:
@@ -51,20 +57,23 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # older ones are out of use: RFC 8996
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could make the server work for nothing
     context.verify_mode = _MODES[settings.client_certificates]
-    for file in _files(settings):
+    files = _files(settings)
+    for key, file in files.items():
         if not os.access(file, os.R_OK):
-            raise CertificateError(f"{file} cannot be read")
+            raise CertificateError(f"{key}: {file} cannot be read")
     try:
         # Without the callback OpenSSL would ask on the terminal for a key's password, and wait.
         context.load_cert_chain(settings.certificate_file, settings.key_file or None, password=_no_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        pair = " and ".join(filter(None, (settings.certificate_file, settings.key_file)))
+        pair = " and ".join(f"{key} {file}" for key, file in files.items() if key != "tls.client_ca_file")
         raise CertificateError(f"{pair}: no certificate with its key: {error}") from None
     if settings.client_ca_file:
         try:
             context.load_verify_locations(settings.client_ca_file)
         except OSError as error:
-            raise CertificateError(f"{settings.client_ca_file} holds no certificates: {error}") from None
+            raise CertificateError(
+                f"tls.client_ca_file: {settings.client_ca_file} holds no certificates: {error}"
+            ) from None
     return context
 
 
