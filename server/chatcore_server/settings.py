@@ -17,7 +17,9 @@ MAX_BURST = 2_147_483  # a token bucket counts thousandths in 32 bits
 _MAX_PORT = 65_535
 _MIN_FRAME = 256  # bytes: at least a HELLO with a token has to fit
 _MAX_PENDING = 1 << 30  # bytes: the hub counts them in 31 bits
-_MAX_BODY = 15 << 20  # bytes: what stands around it in a frame, which has up to 16 MiB, is less than the other one
+_MAX_FRAME = 2 << 20  # bytes: a larger one would never fit into the bucket of a player's bytes, MAX_BURST
+_MAX_BODY = _MAX_FRAME - 1024  # bytes: what stands around it in a frame is less than that
+_MAX_ANSWER = 15 << 20  # bytes: what stands around it in its frame, of 16 MiB at most, is less than the rest
 _MAX_LISTED = 100_000  # players in one answer, under 150 bytes each: it is one frame
 
 
@@ -94,9 +96,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
 
     frame_bytes: Annotated[
         int,
-        Size(
-            lowest=_MIN_FRAME, highest=constants.MAX_BODY_LENGTH, about="Inbound frame; whoever sends more is closed."
-        ),
+        Size(lowest=_MIN_FRAME, highest=_MAX_FRAME, about="Inbound frame; whoever sends more is closed."),
     ] = constants.DEFAULT_MAX_FRAME_SIZE
     body_bytes: Annotated[
         int,
@@ -233,7 +233,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     ] = constants.DEFAULT_HEARTBEAT_GRACE_MS
     # A quarter of pending_size, so that it always fits.
     sync_bytes: Annotated[
-        int, Size(is_live=True, highest=_MAX_BODY, about="Messages in one answer to `sync`; at most pause_size.")
+        int, Size(is_live=True, highest=_MAX_ANSWER, about="Messages in one answer to `sync`; at most pause_size.")
     ] = 65_536
     # A client that joins all its channels at once, and then some.
     requests_under_way: Annotated[int, Count(is_live=True, about="Unanswered requests of one connection.")] = 512

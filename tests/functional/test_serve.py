@@ -7,6 +7,7 @@ import pty
 import signal
 import socket
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 
 from chatcore_server.setting import Count
-from chatcore_server.settings_layers import all_settings
+from chatcore_server.settings_layers import all_settings, load_settings
 from support.players import player, until
 from support.servers import ServerProcess
 
@@ -209,12 +210,13 @@ async def test_it_serves_with_every_number_at_its_bound(which: str, make_server:
         for key, each in all_settings().items()
         if isinstance(each.kind, Count) and not key.endswith("port") and key not in left_out
     ]
-    server = make_server(config="\n".join(lines))
+    config = "\n".join(lines)
+    server = make_server(config=config)
     await server.start()
     if which == "highest":
         ann = await player(server.port, server.token("ann")).start()
         await ann.client.join("room:lobby")
-        await ann.client.send("room:lobby", "hello")
+        await ann.client.send("room:lobby", "x" * load_settings(tomllib.loads(config)).limits.body_bytes)
         await ann.close()
     server.send_signal(signal.SIGHUP)
     await until(lambda: b"configuration_reloaded" in server.log.read_bytes())
