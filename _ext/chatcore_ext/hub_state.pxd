@@ -74,5 +74,6 @@ cdef struct HubState:
     unsigned long long now_ms  # the same for deadlines; tests shift it
     unsigned long long time_ms  # of the turn: since 1970, for records; never goes back
     unsigned long long clock_shift_ms
+    long long wall_shift_ms    # the same for time_ms, in both directions
     SendTimes send_times
     uint8_t* receive_buffer       # RECEIVE_BUFFER_SIZE bytes, read into by every connection in turn

@@ -68,7 +68,7 @@ cdef void read_clocks(HubState* hub) noexcept nogil:
     hub.output.now_ms = hub.now_ms
     hub.output.now_us = hub.now_us + hub.clock_shift_ms * 1000
     # A clock that was set back stands still until it has caught up: records' times grow.
-    hub.time_ms = max(hub.time_ms, microseconds(CLOCK_REALTIME) // 1000)
+    hub.time_ms = max(hub.time_ms, microseconds(CLOCK_REALTIME) // 1000 + <unsigned long long>hub.wall_shift_ms)
 
 
 # --- listening ---

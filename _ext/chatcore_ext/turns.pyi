@@ -114,6 +114,8 @@ class Turns:
     def advance_clock(self, milliseconds: int) -> None:
         """Shift the hub's monotonic clock forward, so that tests of deadlines need not wait. Takes effect at the next
         turn."""
+    def shift_wall_clock(self, milliseconds: int) -> None:
+        """The same for the machine's clock as the hub sees it, forward or back: it stamps records."""
 
     # I/O: connections on a transport (TLS, WebSocket); see transport_link.pyi
     def open_transport(self, transport: object, address: str = "") -> int:

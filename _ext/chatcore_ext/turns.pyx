@@ -358,6 +358,9 @@ cdef class Turns:
     def advance_clock(self, unsigned int milliseconds):
         self.state.clock_shift_ms += milliseconds
 
+    def shift_wall_clock(self, long long milliseconds):
+        self.state.wall_shift_ms += milliseconds
+
     # --- the end of connections and sessions ---
 
     cdef Connection* known(self, unsigned long long handle) noexcept:

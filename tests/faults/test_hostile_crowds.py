@@ -120,6 +120,19 @@ async def test_an_address_that_guesses_is_refused_unseen(start_server: Start) ->
     await neighbours.stop()
 
 
+async def test_how_soon_an_address_may_guess_again(start_server: Start) -> None:
+    server = start_server(unlimited_addresses=[], failed_login_burst=1, failed_logins_per_second=2)
+    first, second = await RawClient.open(server.uri), await RawClient.open(server.uri)
+    first.hello(token="guess")
+    assert (await closed_with(first))[0] == "bad_token"
+    second.hello(token="guess")
+    name, retry_after_ms = await closed_with(second)
+    assert name == "rate_limited"
+    assert 0 < retry_after_ms <= 500
+    for client in (first, second):
+        await client.close()
+
+
 async def test_an_address_without_limits_may_fail_for_ever(start_server: Start) -> None:
     server = start_server(failed_login_burst=1)
     for _ in range(5):

@@ -13,6 +13,7 @@ from chatcore.events import Connected, ConnectionClosed, TokenExpiring
 from chatcore.operations import ClosedEvent, Operation
 from chatcore_ext.constants import FrameType
 from chatcore_ext.error_codes import ErrorCode
+from chatcore_ext.frame import decode_error, decode_reply
 from chatcore_server import token_keeper
 from support.certificates import client_context
 from support.players import PROMPT, Player, until
@@ -232,6 +233,18 @@ async def test_new_tokens_are_limited(server: LocalServer, open_raw: OpenRaw) ->
     bob = await open_raw(server)
     await bob.login(token=server.token("bob"))
     assert isinstance(await bob.request(Operation.REFRESH, token=server.token("bob", 1000)), dict)
+
+
+async def test_how_many_new_tokens_a_player_may_have(start_server: StartServer, open_raw: OpenRaw) -> None:
+    server = start_server(limits={"refresh_burst": 2, "refreshes_per_second": 2})
+    ann, _ = await logged_in(server, open_raw, 100)
+    token = server.token("ann", 1000)
+    assert [isinstance(await ann.request(Operation.REFRESH, token=token), dict) for _ in range(2)] == [True, True]
+    ann.ask(Operation.REFRESH, token=token)
+    _, body = await ann.next(FrameType.FRAME_FAILED)
+    _, _, wait_ms, name, _ = decode_error(decode_reply(body)[1])
+    assert name == "rate_limited"
+    assert 0 < wait_ms <= 500
 
 
 async def test_guesses_count_for_the_address(start_server: StartServer, open_raw: OpenRaw) -> None:

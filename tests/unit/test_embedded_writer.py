@@ -13,6 +13,7 @@ import pytest_asyncio
 from chatcore_ext.error_codes import ErrorCode
 from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
 from chatcore_server.embedded import EmbeddedSettings, EmbeddedStore
+from chatcore_server.settings_layers import load_settings
 from support.backends import Collector, Sender, entries_after
 from support.eventually import eventually
 
@@ -119,6 +120,20 @@ async def test_what_is_queued_together_is_committed_together(store: EmbeddedStor
     await sender.outcome(tokens[-1])
     assert [len(batch) for batch in sender.batches] == [30]
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_batch_has_a_size(tmp_path: Path) -> None:
+    settings = load_settings({"embedded": {"max_batch_size": "5kB"}}).embedded
+    store = EmbeddedStore(tmp_path, settings)
+    await store.open()
+    stall, task = await stall_writer(store)
+    sender = Sender(store)
+    tokens = [sender.append(b"room:x", sender.record(bytes(2000))) for _ in range(10)]
+    stall.released.set()
+    await sender.outcome(tokens[-1])
+    assert [len(batch) for batch in sender.batches] == [3, 3, 3, 1], "whole records, until there are 5,000 bytes"
+    await asyncio.gather(task, return_exceptions=True)
+    await store.close()
 
 
 async def test_a_record_must_be_bytes(store: EmbeddedStore) -> None:

@@ -147,6 +147,19 @@ def test_send_becomes_a_record(world: World) -> None:
     assert time > 1_600_000_000_000
 
 
+def test_records_times_do_not_fall_when_the_clock_is_set_back(world: World) -> None:
+    peer = world.login(b"ann", 1)
+    number = world.join(peer, ROOM)
+    times = []
+    for seq, shift_ms in enumerate((0, 3_600_000, -7_200_000), 1):
+        world.hub.shift_wall_clock(shift_ms)
+        peer.send(encode_send(seq, number, 0, b"hello"))
+        [(_, _, _, _, record)] = world.take(EVENT_SEND)
+        times.append(decode_record(record)[3])
+    assert times[1] >= times[0] + 3_600_000
+    assert times[2] == times[1]
+
+
 def refused(world: World, peer: Peer) -> list[tuple[int, int, int, int]]:
     frames = world.frames(peer)
     assert all(kind == FrameType.FRAME_REFUSED for kind, _ in frames)
