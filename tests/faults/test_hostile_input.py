@@ -1,14 +1,13 @@
 """Bytes, tokens and requests of clients that mean no good: each ends with its named code and is counted, and players
 who chat on the same server all the while notice nothing.
 
-One server for a whole table. What else a hostile client can do is in test_hostile_crowds.py, what can befall the
-machine in test_hostile_machine.py.
+One server for a whole table, and a table for every door. What else a hostile client can do is in
+test_hostile_crowds.py, what can befall the machine in test_hostile_machine.py.
 """
 
 import asyncio
 import base64
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -72,8 +71,8 @@ class Attacker:
 
 
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    server = LocalServer(tmp_path / "data", {"limits": LIMITS}).start()
+async def server(door: str, tmp_path: Path) -> AsyncIterator[LocalServer]:
+    server = LocalServer(tmp_path / "data", {"limits": LIMITS}, door).start()
     yield server
     await server.stop()
 
@@ -346,16 +345,12 @@ async def receiver_that_never_reads(attacker: Attacker) -> None:
     for seq in range(1, 21):
         client.send(seq, welcome["channels"]["room:long"][0], bytes(3900))
         await client.ack()
-    deaf = socket.create_connection(("127.0.0.1", attacker.server.port))
-    try:
-        token = attacker.server.token("deaf")
-        deaf.sendall(encode_hello(1, msgspec.msgpack.encode({"token": token})))
-        await until(lambda: attacker.server.do(lambda worker: worker.hub.is_online(b"deaf")))
-        request = msgspec.msgpack.encode({"channel": "room:long", "limit": 500})
-        deaf.sendall(b"".join(encode_request(i, Operation.SYNC, request) for i in range(350)))
-        await until(lambda: attacker.server.counted("closed_slow_receiver") > 0, deadline_s=20)
-    finally:
-        deaf.close()
+    deaf = await attacker.connect()
+    deaf.hello(token=attacker.server.token("deaf"))
+    await until(lambda: attacker.server.do(lambda worker: worker.hub.is_online(b"deaf")))
+    for _ in range(350):
+        deaf.ask(Operation.SYNC, channel="room:long", limit=500)
+    await until(lambda: attacker.server.counted("closed_slow_receiver") > 0, deadline_s=20)
 
 
 async def test_hostile_requests(server: LocalServer) -> None:
@@ -387,10 +382,10 @@ FLOODS: list[Row] = [
 ]
 
 
-async def test_hostile_floods(tmp_path: Path) -> None:
+async def test_hostile_floods(door: str, tmp_path: Path) -> None:
     # Each by the same player, whose limits must not be used up by the flood before.
     plenty = {"player_frames_per_second": 100_000, "player_frame_burst": 100_000, "heartbeat": "30s"}
-    server = LocalServer(tmp_path / "data", {"limits": {**LIMITS, **plenty}}).start()
+    server = LocalServer(tmp_path / "data", {"limits": {**LIMITS, **plenty}}, door).start()
     try:
         await run_table(server, FLOODS)
     finally:

@@ -42,11 +42,11 @@ class KeyedServer(LocalServer):
 
 
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[KeyedServer]:
+async def server(door: str, tmp_path: Path) -> AsyncIterator[KeyedServer]:
     path = str(write_jwks(tmp_path / "jwks.json", *KEYS))
     (tmp_path / "secret").write_bytes(bytes(range(32)))
     authentication = {"jwks_file": path, "secret_file": str(tmp_path / "secret"), "audience": "chat", "issuer": "game"}
-    server = KeyedServer(tmp_path / "data", {"authentication": {**authentication, "leeway": 0}})
+    server = KeyedServer(tmp_path / "data", {"authentication": {**authentication, "leeway": 0}}, door)
     server.start()
     yield server
     await server.stop()
