@@ -323,12 +323,16 @@ def load(
     except OSError as error:
         _fail(error.strerror or str(error), 2)
     print(as_text(report), flush=True)
-    try:
-        if json:
-            json.write_bytes(report.as_json())
-    except OSError as error:
-        _fail(f"cannot write the report to {json}: {error.strerror}", 2)
+    if json:
+        _write_report(json, report.as_json())
     raise typer.Exit(report.exit_code)
+
+
+def _write_report(file: Path, report: bytes) -> None:
+    try:
+        file.write_bytes(report)
+    except OSError as error:
+        _fail(f"cannot write the report to {file}: {error.strerror}", 2)
 
 
 def _tcp_door(address: str) -> "ServerAddress":

@@ -9,13 +9,13 @@ from chatcore_server.backends import BackendUnavailable, LogFull, Outcome
 from chatcore_server.clock import now_ms
 from chatcore_server.context import Context
 
-_RETRY_AFTER_MS = 500
+_RETRY_AFTER_MS = 500  # many commits of a log that works again; less than a player waits for before sending anew
 _PATIENCE_S = 5.0  # a log that is silent for longer does not answer: several times the slowest fsync of a busy disk
 _FIND_WAITS_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 # What comes back with the outcome of a send: serial, connection, seq, flags, channel, session (0 unless it is sent
-# again), loop time of its append. No NamedTuple: making one takes four times as long (measured).
+# again), loop time of its append. No NamedTuple: one is made for every message.
 _Send = tuple[int, int, int, int, bytes, int, float]
 
 

@@ -22,7 +22,7 @@ from chatcore_server import clock
 from chatcore_server.embedded.database import FILE_NAME
 from support.journal import used_journal_bytes
 from support.neighbours import Neighbours
-from support.players import player
+from support.players import Player, player
 from support.raw import RawClient
 from support.servers import LocalServer, ServerProcess
 
@@ -149,17 +149,22 @@ async def test_a_disk_that_is_full_for_a_while(make_server: MakeServer, log_byte
         assert await n_refused_of_20(server) > 10
     if not log_bytes:
         assert b"log_write_failed" in server.log.read_bytes()
-    while True:
-        try:
-            await ann.client.send("room:x", "after")
-            break
-        except ChatError as error:
-            assert error.name == "log_unavailable"
-            await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        await send_in_the_end(ann, "after")
     await bob.hears("room:x", "after")
     for each in (ann, bob):
         each.check_order()
         await each.close()
+
+
+async def send_in_the_end(sender: Player, text: str) -> None:
+    while True:
+        try:
+            await sender.client.send("room:x", text)
+            return
+        except ChatError as error:
+            assert error.name == "log_unavailable"
+            await asyncio.sleep(0.02)
 
 
 async def n_refused_of_20(server: ServerProcess) -> int:

@@ -110,11 +110,12 @@ class Sender:
         return token
 
     async def append_when_there_is_room(self, channel: bytes, value: bytes) -> object:
-        while True:
-            try:
-                return self.append(channel, value)
-            except LogFull:
-                await asyncio.sleep(0.001)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    return self.append(channel, value)
+                except LogFull:
+                    await asyncio.sleep(0.001)
 
     async def outcome(self, token: object) -> Outcome:
         await eventually(lambda: token in self.outcomes, f"the outcome of {token}")

@@ -183,7 +183,7 @@ def _set_up(connection: sqlite3.Connection, partitions: int) -> None:
 def _reserve_journal(path: Path) -> None:
     """Zeros for a write-ahead log, where SQLite has none: it takes a file without a valid header for an empty log, and
     writes from its beginning (walIndexRecover in its wal.c). A commit that makes the file longer has to force the new
-    length to the disk, too: a second write, and a third more processor time (measured).
+    length to the disk, too: a second write.
     """
     journal = path.with_name(path.name + "-wal")
     try:
