@@ -26,9 +26,9 @@ from typing import NamedTuple
 from chatcore.operations import Hello, encode_body
 from chatcore_ext.constants import DEFAULT_HEARTBEAT_MS, PROTOCOL_VERSION, FrameType
 from chatcore_ext.frame import FrameParser, encode_frame, encode_hello
-from crowd import OWN_DESCRIPTORS, raise_descriptor_limit
+from crowd import raise_descriptor_limit
 from logins import cpu_seconds, wait_until_quiet
-from our_server import chatcore_server
+from our_server import KEPT_DESCRIPTORS, chatcore_server
 from processes import GENERATOR_CORE, Failure, Server, limit_server
 from whole_server import resident_bytes
 
@@ -182,12 +182,12 @@ def measure_both(n: int, seconds: float) -> Iterator[Cost]:
 def affordable(wanted: int) -> int:
     """As many connections as this user may have, at most `wanted`; the server's process needs as many as ours."""
     try:
-        raise_descriptor_limit(wanted + OWN_DESCRIPTORS)
+        raise_descriptor_limit(wanted + KEPT_DESCRIPTORS)
     except RuntimeError:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise_descriptor_limit(hard)
-        print(f"only {hard - OWN_DESCRIPTORS} connections: ulimit -Hn is {hard} here", file=sys.stderr)
-        return hard - OWN_DESCRIPTORS
+        print(f"only {hard - KEPT_DESCRIPTORS} connections: ulimit -Hn is {hard} here", file=sys.stderr)
+        return hard - KEPT_DESCRIPTORS
     return wanted
 
 

@@ -17,6 +17,7 @@ from native import BUILD_FOLDER
 from processes import Server, listening
 
 MOST_CONNECTIONS = 100_000
+KEPT_DESCRIPTORS = 1_200  # that the server has no connections for: 128 of its own, and limits.closing
 TOKEN_SECONDS = 3600
 START = "from chatcore_server.cli import main; main()"  # as the command `chatcore`, which a checkout does not have
 

@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from our_server import chatcore_server
+from our_server import KEPT_DESCRIPTORS, chatcore_server
 from processes import Failure, Load, Server, idle_connections, limit_server, run_load
 
 Starter = Callable[[int], AbstractContextManager[Server]]  # for so many connections
@@ -38,7 +38,6 @@ SHAPES = [
 NUMBERS = list(range(1, len(SHAPES) + 1))
 LATENCIES = ["p50", "p99"]
 PING_CONNECTIONS = 200  # connected and gone again before memory is read: what a server allocates once is not theirs
-KEPT_DESCRIPTORS = 200  # of a process's limit, for everything that is no connection
 
 
 class Pair(NamedTuple):
